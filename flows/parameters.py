@@ -1,0 +1,134 @@
+"""The parameters of an experiment: at once the UI's form, the YAML file and what the cache keys are made of."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+
+from tasks.errors import ExperimentError
+from tasks.specs import (
+    BaselineSpec,
+    ComputeSpec,
+    CorpusSpec,
+    DictionarySpec,
+    ModelSpec,
+    Spec,
+    StorageSpec,
+    TrainingSpec,
+)
+
+HookPoint = Annotated[str, Field(min_length=1)]
+
+
+class ExperimentConfig(Spec):
+    """One experiment: a model, a corpus, hook points, and the dictionaries that are compared on them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=80,
+        description="Names the experiment in tables and in the home directory.",
+    )
+    model: ModelSpec = ModelSpec()
+    corpus: CorpusSpec = CorpusSpec()
+    hook_points: tuple[HookPoint, ...] = Field(
+        min_length=1,
+        description="Where activations are read, in TransformerLens' names: blocks.9.hook_resid_post.",
+    )
+    storage: StorageSpec = StorageSpec()
+    training: TrainingSpec = TrainingSpec()
+    dictionaries: tuple[DictionarySpec, ...] = Field(
+        default=(), description="Dictionaries trained on every hook point."
+    )
+    baselines: tuple[BaselineSpec, ...] = Field(
+        default=(), description="What the trained dictionaries are compared with, fitted on every hook point."
+    )
+    compute: ComputeSpec = ComputeSpec()
+
+    @model_validator(mode="after")
+    def _says_each_thing_once(self) -> Self:
+        if not self.dictionaries and not self.baselines:
+            raise ValueError("dictionaries and baselines are both empty: there is nothing to make")
+        for field in ("hook_points", "dictionaries", "baselines"):
+            entries = getattr(self, field)
+            repeated = [entry for index, entry in enumerate(entries) if entry in entries[:index]]
+            if repeated:
+                raise ValueError(f"{field} lists this twice: {repeated[0]}")
+        return self
+
+
+def presets() -> dict[str, Path]:
+    """The experiments that come with saeflow, by name."""
+    folder = Path(str(files("flows") / "presets"))
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def load_config(source: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """Read a preset or a YAML file and apply `a.b=value` overrides, whose values are YAML.
+
+    Raises:
+        ExperimentError: no such preset or file, bad YAML, or a field that is wrong; names each one.
+    """
+    file = presets().get(source, Path(source).expanduser())
+    if not file.is_file():
+        raise ExperimentError(
+            f"{source!r} is neither a preset ({', '.join(presets())}) nor a YAML file. "
+            "`saeflow presets` describes the former."
+        )
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ExperimentError(f"{file} is not YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ExperimentError(f"{file} holds no mapping of parameters; see `saeflow presets` for examples.")
+    data.setdefault("name", file.stem)
+    for override in overrides:
+        _apply(data, override)
+    try:
+        return ExperimentConfig.model_validate(data)
+    except ValidationError as error:
+        problems = "\n".join(f"  {_where(problem['loc'])}: {_what(problem)}" for problem in error.errors())
+        raise ExperimentError(f"{file.name} has parameters that cannot be used:\n{problems}") from error
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    path, separator, text = override.partition("=")
+    if not separator or not path:
+        raise ExperimentError(f"--set {override!r} is not of the form a.b=value, such as corpus.tokens=100000.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ExperimentError(f"--set {override!r}: the value is not YAML: {error}") from error
+    *parents, last = path.split(".")
+    target: Any = data
+    for name in parents:
+        if isinstance(target, dict):
+            target.setdefault(name, {})
+        target = target[_index(target, name, override)]
+    target[_index(target, last, override)] = value
+
+
+def _index(target: Any, name: str, override: str) -> int | str:
+    """What to index a mapping or a list of parameters with."""
+    if isinstance(target, dict):
+        return name
+    if isinstance(target, list) and name.isdigit() and int(name) < len(target):
+        return int(name)
+    what = f"a list of {len(target)} entries, 0 first" if isinstance(target, list) else "a single value"
+    raise ExperimentError(f"--set {override!r}: {name!r} names nothing in {what}.")
+
+
+def _where(location: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, location)) or "the experiment"
+
+
+def _what(problem: Any) -> str:
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        return "there is no such parameter"
+    given = problem.get("input")
+    return message if isinstance(given, dict | list | tuple) or given is None else f"{message} (given: {given!r})"

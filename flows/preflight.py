@@ -1,0 +1,152 @@
+"""Everything that can be wrong is found before any work starts: names, shapes, sizes, disk, the home itself."""
+
+import math
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.parameters import ExperimentConfig
+from storage.artifacts import ArtifactRef
+from tasks import corpus, language_model
+from tasks.caching import artifacts
+from tasks.compute import Compute
+from tasks.corpus import LocatedCorpus
+from tasks.errors import ExperimentError
+from tasks.harvest import store_layout
+from tasks.language_model import ModelDescription, prepare_model
+from tasks.specs import n_features
+
+DISK_MARGIN = 1.05  # file systems keep some blocks for themselves
+CHECKPOINT_COPIES = 4  # weights, two Adam moments, and the dictionary itself
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An experiment whose every name was found and whose sizes fit."""
+
+    config: ExperimentConfig
+    model: ArtifactRef
+    description: ModelDescription
+    corpus: LocatedCorpus
+    dtype: str
+    workers: int
+    compute: Compute
+    compute_all: Compute
+    bytes_needed: int
+
+    @property
+    def rows(self) -> int:
+        """Token positions to harvest, both splits."""
+        return sum(_rows(self.config))
+
+
+def prepare(config: ExperimentConfig) -> Prepared:
+    """Check an experiment against this machine, the model, the corpus and the home directory.
+
+    Raises:
+        ExperimentError: the first thing that is wrong, and what to do about it.
+    """
+    home = artifacts().home
+    check_writable(home)
+    device = language_model.resolve_device(config.compute.device)
+    model = prepare_model.build(located=language_model.locate(config.model))
+    description = language_model.description(model)
+    check_shapes(config, description)
+    located_corpus = corpus.locate(config.corpus)
+    needed = bytes_needed(config, description)
+    check_disk(home, needed)
+    jobs = len(config.hook_points) * (len(config.dictionaries) + len(config.baselines))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = config.compute.workers or max(1, min(cores, jobs))
+    # A function of the configuration and the machine alone, and not of what is left to do: a run that was
+    # interrupted must go on with the thread count it had, or its sums would differ in the last bit.
+    threads = config.compute.threads or max(1, cores // workers)
+    return Prepared(
+        config=config,
+        model=model,
+        description=description,
+        corpus=located_corpus,
+        dtype=language_model.resolve_dtype(config.model.dtype, device),
+        workers=workers,
+        compute=Compute(device=device, threads=threads),
+        compute_all=Compute(device=device, threads=config.compute.threads or cores),
+        bytes_needed=needed,
+    )
+
+
+def check_writable(home: Path) -> None:
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            pass
+    except OSError as error:
+        raise ExperimentError(
+            f"the home directory {home} cannot be written to ({error.strerror}). Name another with --home or "
+            "$SAEFLOW_HOME."
+        ) from error
+
+
+def check_shapes(config: ExperimentConfig, model: ModelDescription) -> None:
+    limit = model.context_length
+    if limit and config.corpus.context_length > limit:
+        raise ExperimentError(
+            f"corpus.context_length is {config.corpus.context_length}, and {model.name} reads at most {limit} tokens."
+        )
+    for split in ("tokens", "held_out_tokens"):
+        if getattr(config.corpus, split) < config.corpus.context_length:
+            raise ExperimentError(f"corpus.{split} is smaller than one row of corpus.context_length tokens.")
+    for hook_point in config.hook_points:
+        width = model.width(hook_point)
+        for spec in (*config.dictionaries, *config.baselines):
+            k, n = getattr(spec, "k", None), n_features(spec, width)
+            if n < 1:
+                raise ExperimentError(f"{spec.method}: its expansion gives no feature at width {width}; raise it.")
+            if k is not None and k > n:
+                raise ExperimentError(f"{spec.method}: k is {k}, and {hook_point} gives it only {n} features.")
+    train_rows = config.corpus.tokens * config.training.epochs
+    if config.dictionaries and train_rows < config.training.batch_size:
+        raise ExperimentError(
+            f"training.batch_size is {config.training.batch_size}, and corpus.tokens × training.epochs gives only "
+            f"{train_rows:,.0f} rows."
+        )
+
+
+def bytes_needed(config: ExperimentConfig, model: ModelDescription) -> int:
+    """Disk for tokens, activations and dictionaries, not counting what codecs save."""
+    length = config.corpus.context_length
+    shapes = [(rows // length, length) for rows in _rows(config)]
+    activations = sum(
+        store_layout(model, "", shape, config.hook_points, config.storage, seed=0).bytes() for shape in shapes
+    )
+    tokens = sum(_rows(config)) * 2 * 4
+    widths = [model.width(hook_point) for hook_point in config.hook_points]
+    features = sum(n_features(spec, width) * width for width in widths for spec in config.dictionaries)
+    return tokens + activations + features * 2 * 4 * CHECKPOINT_COPIES
+
+
+def check_disk(home: Path, needed: int) -> None:
+    free = shutil.disk_usage(home).free
+    if needed * DISK_MARGIN > free:
+        raise ExperimentError(
+            f"the experiment needs about {needed:,} bytes ({size(needed)}) in {home}, and {free:,} bytes "
+            f"({size(free)}) are free. Lower corpus.tokens, name fewer hook_points, or choose another --home."
+        )
+
+
+def size(count: float) -> str:
+    """Bytes for people: 1.4 GiB."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:,.1f} TiB"
+
+
+def _rows(config: ExperimentConfig) -> tuple[int, int]:
+    length = config.corpus.context_length
+    return (
+        math.ceil(config.corpus.tokens / length) * length,
+        math.ceil(config.corpus.held_out_tokens / length) * length,
+    )

@@ -1,0 +1,29 @@
+"""The registry of dictionaries that can be trained: a name, one file each."""
+
+import inspect
+from typing import Any
+
+from sae_core.architectures.base import Loss, TrainableDictionary
+from sae_core.architectures.tied_relu import TiedReLU
+from sae_core.architectures.topk import TopK
+from sae_core.dictionary import named
+
+ARCHITECTURES: dict[str, type[TrainableDictionary]] = {cls.method: cls for cls in (TiedReLU, TopK)}
+
+
+def create(method: str, d_in: int, n_features: int, **arguments: Any) -> TrainableDictionary:
+    """An untrained dictionary by name, such as `create("topk", 576, 2304, k=32)`.
+
+    Raises ValueError for a name that is not registered (with the nearest ones) and for arguments that do not
+    fit it.
+    """
+    cls = named(method, ARCHITECTURES)
+    try:
+        inspect.signature(cls).bind(d_in, n_features, **arguments)
+    except TypeError as error:
+        wanted = ", ".join(list(inspect.signature(cls).parameters)[2:])
+        raise ValueError(f"{method} takes the arguments ({wanted}), got ({', '.join(arguments)}): {error}") from error
+    return cls(d_in, n_features, **arguments)
+
+
+__all__ = ["ARCHITECTURES", "Loss", "TiedReLU", "TopK", "TrainableDictionary", "create"]

@@ -1,0 +1,1 @@
+"""What lasts: artifacts, activations, tables and checkpoints. Knows no model, no maths and no Prefect."""

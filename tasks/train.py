@@ -1,0 +1,131 @@
+"""Activations to a dictionary: `sae_core`'s trainer, with checkpoints.
+
+The order of the rows is a function of (seed, step), and a checkpoint holds the trainer's whole state and the
+position in the stream: a run that was killed ends with the same bytes as one that was not.
+"""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sae_core.architectures import TrainableDictionary, create
+from sae_core.normalization import Normalization, fit_normalization
+from sae_core.training import Trainer, TrainerState, TrainingConfig
+from storage.activations import ActivationStore
+from storage.artifacts import ArtifactRef
+from storage.checkpoints import load_checkpoint, save_checkpoint
+from storage.errors import StorageError
+from storage.tables import write_table
+from tasks.caching import step
+from tasks.compute import Compute
+from tasks.progress import Progress
+from tasks.rows import BatchStream, open_store, rows_to_fit_on
+from tasks.specs import DictionarySpec, TiedReLUSpec, TrainingSpec, n_features
+
+logger = logging.getLogger("saeflow.train")
+
+SECONDS_BETWEEN_CHECKPOINTS = 2.0
+CHECKPOINT_SHARE = 0.05  # of the time, at most
+LR_DECAY_SHARE = 0.2  # of the steps: the last fifth falls linearly to zero
+
+
+@step(kind="dictionary", code_version="1", resumable=True)
+def train(
+    place: Path,
+    activations: ArtifactRef,
+    hook_point: str,
+    dictionary: DictionarySpec,
+    training: TrainingSpec,
+    compute: Compute,
+) -> dict[str, Any]:
+    """Train one dictionary; it takes raw activations, and `training.parquet` is its log."""
+    compute.apply()
+    store = open_store(activations, "train")
+    steps = max(1, int(store.n_rows * training.epochs) // training.batch_size)
+    model = untrained(dictionary, store.layout.hook_points[hook_point]).to(compute.device)
+    trainer = Trainer(
+        model,
+        TrainingConfig(
+            steps=steps,
+            learning_rate=dictionary.learning_rate,
+            lr_decay_steps=int(steps * LR_DECAY_SHARE),
+            seed=dictionary.seed,
+        ),
+    )
+    stream = BatchStream(store, hook_point, training.rows, training.batch_size, dictionary.seed)
+    checkpoints = Checkpoints(place / "checkpoint.safetensors", trainer, stream)
+    normalization = checkpoints.restore() or normalization_of(store, hook_point, training)
+
+    name = f"train {dictionary.method} {hook_point}"
+    size = training.batch_size
+    with Progress(name, steps * size, "rows", done=trainer.step_count * size) as progress:
+
+        def after_step(trainer: Trainer) -> None:
+            progress.add(size)
+            checkpoints.save_if_due(normalization)
+
+        trainer.train((normalization.apply(rows.to(compute.device)) for rows in stream), after_step)
+
+    recorded = {"mean": normalization.mean_d.tolist(), "scale": normalization.scale}
+    folded = model.cpu().fold_normalization(normalization.mean_d.cpu(), normalization.scale)
+    folded.save(place, extra={"normalization": recorded})
+    write_table(place / "training.parquet", trainer.log)
+    checkpoints.path.unlink(missing_ok=True)
+    return {"rows": trainer.row_count, "left_out": store.count_left_out(hook_point, training.rows)}
+
+
+def untrained(spec: DictionarySpec, d_in: int) -> TrainableDictionary:
+    extra = {"alpha": spec.alpha} if isinstance(spec, TiedReLUSpec) else {"k": spec.k}
+    return create(spec.method, d_in, n_features(spec, d_in), **extra)
+
+
+def normalization_of(store: ActivationStore, hook_point: str, training: TrainingSpec) -> Normalization:
+    if training.normalization == "none":
+        return Normalization(torch.zeros(store.layout.hook_points[hook_point], dtype=torch.float64), 1.0)
+    return fit_normalization(rows_to_fit_on(store, hook_point, training.rows))
+
+
+class Checkpoints:
+    """One checkpoint file, written so often that little is lost and so rarely that it costs little."""
+
+    def __init__(self, path: Path, trainer: Trainer, stream: BatchStream) -> None:
+        self.path, self.trainer, self.stream = path, trainer, stream
+        self.last = time.monotonic()
+        self.cost = 0.0
+
+    def restore(self) -> Normalization | None:
+        """Put trainer and stream where the last checkpoint left them; None if there is none."""
+        try:
+            saved = load_checkpoint(self.path)
+        except StorageError as error:
+            logger.warning("%s Training starts over.", error)
+            return None
+        if saved is None:
+            return None
+        tensors, state = saved
+        mean = tensors.pop("normalization.mean")
+        self.trainer.load_state_dict(TrainerState(tensors, state["trainer"]))
+        self.stream.epoch, self.stream.batch = state["epoch"], state["batch"]
+        return Normalization(mean, state["scale"])
+
+    def save_if_due(self, normalization: Normalization) -> None:
+        pause = max(SECONDS_BETWEEN_CHECKPOINTS, self.cost / CHECKPOINT_SHARE)
+        started = time.monotonic()
+        if started - self.last < pause:
+            return
+        tensors, state = self.trainer.state_dict()
+        save_checkpoint(
+            self.path,
+            {**tensors, "normalization.mean": normalization.mean_d},
+            {
+                "trainer": state,
+                "epoch": self.stream.epoch,
+                "batch": self.stream.batch,
+                "scale": normalization.scale,
+            },
+        )
+        self.last = time.monotonic()
+        self.cost = self.last - started

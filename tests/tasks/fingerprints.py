@@ -1,0 +1,95 @@
+"""A fingerprint of the code behind each step: the syntax trees of its module and of the project modules it uses.
+
+    python -m tests.tasks.fingerprints --acknowledge    records the code as it is now
+
+Comments, docstrings and layout do not count. The recorded file is read by test_fingerprints.py.
+"""
+
+import ast
+import hashlib
+import importlib
+import json
+import pkgutil
+import sys
+from functools import cache
+from pathlib import Path
+
+from tasks.caching import Step
+
+ROOT = Path(__file__).parents[2]
+RECORD = Path(__file__).with_name("step_fingerprints.json")
+PACKAGES = ("tasks", "sae_core", "storage")
+
+
+def all_steps() -> dict[str, Step[...]]:
+    """Every step that a module of `tasks` declares, by `module.name`."""
+    steps: dict[str, Step[...]] = {}
+    import tasks
+
+    for module in pkgutil.walk_packages(tasks.__path__, "tasks."):
+        for value in vars(importlib.import_module(module.name)).values():
+            if isinstance(value, Step):
+                steps[f"{value.make.__module__}.{value.make.__name__}"] = value
+    return dict(sorted(steps.items()))
+
+
+def fingerprint(step: Step[...]) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(modules_behind(step.make.__module__)):
+        digest.update(f"{file}\n{tree(file)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def modules_behind(module: str) -> set[str]:
+    """The module's file and, transitively, the files of the project modules that it imports, relative to the root."""
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        file = file_of(waiting.pop())
+        if file is None or file in found:
+            continue
+        found.add(file)
+        for node in ast.walk(ast.parse((ROOT / file).read_text())):
+            if isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return found
+
+
+@cache
+def file_of(module: str) -> str | None:
+    if module.split(".")[0] not in PACKAGES:
+        return None
+    path = Path(*module.split("."))
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if (ROOT / candidate).is_file():
+            return candidate.as_posix()
+    return None
+
+
+@cache
+def tree(file: str) -> str:
+    """The syntax tree without docstrings and positions."""
+    parsed = ast.parse((ROOT / file).read_text())
+    for node in ast.walk(parsed):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [  # pyright: ignore[reportAttributeAccessIssue]
+                child for child in body if not (isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant))
+            ]
+    return ast.dump(parsed, include_attributes=False)
+
+
+def current() -> dict[str, dict[str, str]]:
+    return {
+        name: {"code_version": step.code_version, "fingerprint": fingerprint(step)}
+        for name, step in all_steps().items()
+    }
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] != ["--acknowledge"]:
+        sys.exit(__doc__)
+    RECORD.write_text(json.dumps(current(), indent=1) + "\n")
+    print(f"recorded {len(current())} steps in {RECORD.relative_to(ROOT)}")

@@ -1,0 +1,163 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sae_core.dictionary import load_dictionary
+from sae_core.training import Trainer
+from storage.activations import ActivationStore
+from storage.artifacts import ArtifactRef
+from storage.layout import StoreLayout
+from storage.tables import read_table
+from tasks import train as train_module
+from tasks.baselines import fit_baseline
+from tasks.caching import artifacts
+from tasks.compute import Compute
+from tasks.errors import ExperimentError
+from tasks.evaluate.reconstruction import evaluate_reconstruction
+from tasks.rows import BatchStream
+from tasks.specs import IdentitySpec, PCASpec, RandomSpec, RowFilter, TiedReLUSpec, TopKSpec, TrainingSpec
+from tasks.train import train
+
+HOOK = "blocks.0.hook_resid_post"
+D = 16
+LENGTH = 16
+
+
+def activations_of(rows: torch.Tensor, seed: int = 0) -> ArtifactRef:
+    """An activations artifact that holds these rows [n, d], as sequences of LENGTH tokens, in both splits."""
+
+    def make(place: Path) -> None:
+        for split in ("train", "held_out"):
+            layout = StoreLayout(
+                model="made-up", hook_points={HOOK: D}, dtype="float32", n_sequences=len(rows) // LENGTH,
+                context_length=LENGTH, seed=seed, tokens_digest="", chunk_rows=128, chunks_per_part=2,
+            )  # fmt: skip
+            store = ActivationStore.create(place / split, layout)
+            for part in store.missing_parts():
+                sequences = layout.part_sequences(part)
+                ids = np.stack([np.repeat(sequences, LENGTH), np.tile(np.arange(LENGTH), len(sequences))], axis=1)
+                store.write_part(part, {HOOK: rows[ids[:, 0] * LENGTH + ids[:, 1]]}, ids)
+            store.seal()
+
+    return artifacts().build("activations", f"made-{seed}", make, code_version="1", spec={}, inputs={}, resumable=False)
+
+
+@pytest.fixture
+def planted(home: Path) -> ArtifactRef:
+    """Sparse sums of 24 directions, off centre, with a sink of enormous norm at every first position."""
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.nn.functional.normalize(torch.randn(24, D, generator=generator), dim=1)
+    codes = torch.rand(4096, 24, generator=generator) * (torch.rand(4096, 24, generator=generator) < 0.1)
+    rows = 3 * codes @ directions + 5.0
+    rows[::LENGTH] = 1e4
+    return activations_of(rows)
+
+
+def inputs(activations: ArtifactRef, dictionary: Any, **training: Any) -> dict[str, Any]:
+    return {
+        "activations": activations,
+        "hook_point": HOOK,
+        "dictionary": dictionary,
+        "training": TrainingSpec.model_validate({"batch_size": 64, "epochs": 3, **training}),
+        "compute": Compute(),
+    }
+
+
+def evaluated(dictionary: ArtifactRef, activations: ArtifactRef) -> dict[str, Any]:
+    ref = evaluate_reconstruction.build(
+        dictionary=dictionary, activations=activations, hook_point=HOOK, rows=RowFilter(), compute=Compute()
+    )
+    return json.loads((artifacts().path(ref) / "metrics.json").read_text())
+
+
+def test_a_trained_dictionary_takes_raw_activations_and_rebuilds_them(planted: ArtifactRef):
+    dictionary = train.build(**inputs(planted, TopKSpec(expansion=3, k=6), epochs=10))
+    metrics = evaluated(dictionary, planted)
+    assert metrics["fvu"] < 0.2
+    assert metrics["l0"] <= 6
+    assert metrics["left_out"] == {"first_position": 256, "norm": 0, "kept": 3840}
+    normalization = json.loads((artifacts().path(dictionary) / "config.json").read_text())["extra"]["normalization"]
+    assert np.mean(normalization["mean"]) == pytest.approx(5.0, abs=0.5), "sinks are left out of the mean"
+
+
+def test_a_dictionary_without_normalization_is_what_the_trainer_made(planted: ArtifactRef):
+    ref = train.build(**inputs(planted, TiedReLUSpec(expansion=2, alpha=0.01), normalization="none"))
+    log = read_table(artifacts().path(ref) / "training.parquet").to_pylist()
+    assert log[-1]["step"] == 192
+    assert log[-1]["fvu"] < log[0]["fvu"]
+    assert torch.equal(load_dictionary(artifacts().path(ref)).center_d, torch.zeros(D))  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("spec", [TopKSpec(expansion=3, k=6), TiedReLUSpec(expansion=2)])
+def test_a_training_that_was_interrupted_ends_with_the_same_bytes(
+    planted: ArtifactRef, monkeypatch: pytest.MonkeyPatch, spec: TopKSpec | TiedReLUSpec
+):
+    undisturbed = train.build(**inputs(planted, spec))
+    artifacts().remove(undisturbed)
+    monkeypatch.setattr(train_module, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(train_module, "CHECKPOINT_SHARE", 1e9)
+    steps_before_death = [5, 1, 60, 64, 30]
+    original = Trainer.step
+
+    def mortal(self: Trainer, rows: torch.Tensor) -> None:
+        if steps_before_death:
+            if steps_before_death[0] == 0:
+                steps_before_death.pop(0)
+                raise KeyboardInterrupt
+            steps_before_death[0] -= 1
+        original(self, rows)
+
+    monkeypatch.setattr(Trainer, "step", mortal)
+    deaths = 0
+    for _ in range(5):
+        with pytest.raises(KeyboardInterrupt):
+            train.build(**inputs(planted, spec))
+        deaths += 1
+    assert train.build(**inputs(planted, spec)).digest == undisturbed.digest
+    assert deaths == 5
+
+
+def test_the_stream_goes_on_where_it_was_across_epochs(planted: ArtifactRef):
+    store = ActivationStore.open(artifacts().path(planted) / "train")
+    whole = iter(BatchStream(store, HOOK, RowFilter(), 1000, seed=3))
+    batches = [next(whole) for _ in range(9)]
+    assert len({tuple(batch[0].tolist()) for batch in batches}) == 9
+    for done in range(8):
+        first = BatchStream(store, HOOK, RowFilter(), 1000, seed=3)
+        for _, _batch in zip(range(done), first, strict=False):
+            pass
+        later = BatchStream(store, HOOK, RowFilter(), 1000, seed=3)
+        later.epoch, later.batch = first.epoch, first.batch
+        assert torch.equal(next(iter(later)), batches[done])
+
+
+def test_a_store_smaller_than_a_batch_says_so(planted: ArtifactRef):
+    with pytest.raises(ExperimentError, match=r"fewer rows .* than one batch of 5000"):
+        train.build(**inputs(planted, TopKSpec(k=4), batch_size=5000, epochs=30))
+
+
+@pytest.mark.parametrize("baseline", [PCASpec(k=None), PCASpec(k=6), RandomSpec(expansion=2), IdentitySpec()])
+def test_baselines_are_evaluated_like_any_dictionary(planted: ArtifactRef, baseline: Any):
+    common = inputs(planted, None)
+    del common["dictionary"]
+    metrics = evaluated(fit_baseline.build(**common, baseline=baseline), planted)
+    assert metrics["fvu"] < 1
+    if baseline == PCASpec(k=None):
+        assert metrics["fvu"] < 1e-9
+        assert metrics["l0"] == D
+
+
+def test_a_feature_that_never_fires_is_counted_as_dead_and_has_no_mean(planted: ArtifactRef):
+    dictionary = train.build(**inputs(planted, TopKSpec(expansion=3, k=1), epochs=1))
+    ref = evaluate_reconstruction.build(
+        dictionary=dictionary, activations=planted, hook_point=HOOK, rows=RowFilter(), compute=Compute()
+    )
+    table = read_table(artifacts().path(ref) / "features.parquet").to_pydict()
+    metrics = json.loads((artifacts().path(ref) / "metrics.json").read_text())
+    dead = [feature for feature, density in zip(table["feature"], table["density"], strict=True) if density == 0]
+    assert metrics["dead_fraction"] == pytest.approx(len(dead) / 48)
+    assert all((table["mean"][feature] is None) == (feature in dead) for feature in table["feature"])
