@@ -51,7 +51,7 @@ def describe(
         "digest": digest_of(files),
         "notes": notes,
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(),
         "seconds": round(seconds, 3),
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count()},
     }

@@ -77,7 +77,7 @@ def test_a_hit_counts_only_while_the_artifact_is_whole():
         serializer.loads(record)
 
 
-def test_prefect_finds_what_it_made_and_makes_again_what_was_damaged(prefect_server: None):
+def test_prefect_finds_what_it_made_and_makes_again_what_was_damaged(prefect_server: str):
     @flow
     def run() -> ArtifactRef:
         return write_note.run("write", text="a")

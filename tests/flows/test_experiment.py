@@ -1,0 +1,82 @@
+"""The experiment in this process, on a real server and a real pool of processes."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from flows.experiment import run_experiment
+from flows.parameters import ExperimentConfig
+from tasks.caching import artifacts
+from tests.conftest import write_model
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server", "home")]
+
+
+def run(experiment: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return run_experiment(ExperimentConfig.model_validate({**experiment, **changes}))
+
+
+def made(result: dict[str, Any]) -> list[str]:
+    return [stage["name"] for stage in result["stages"] if not stage["cached"]]
+
+
+def digests() -> dict[str, str]:
+    return {str(ref): ref.digest for ref, _ in artifacts().list()}
+
+
+def test_an_experiment_is_made_once_and_what_is_lost_or_damaged_is_made_again(
+    tiny_experiment: dict[str, Any], caplog: pytest.LogCaptureFixture
+):
+    first = run(tiny_experiment)
+    everything = digests()
+    assert len(made(first)) == len(first["stages"]) == 23
+    assert made(run(tiny_experiment)) == []
+
+    topk = next(entry for entry in first["dictionaries"] if entry["method"] == "topk")
+    lost = next(ref for ref, _ in artifacts().list() if str(ref) == topk["ref"])
+    artifacts().remove(lost)
+    assert made(run(tiny_experiment)) == [f"topk expansion=2.0 k=4 {topk['hook_point']}"]
+    assert digests() == everything
+
+    activations = next(ref for ref, _ in artifacts().list() if ref.kind == "activations")
+    chunks = [file for file in (artifacts().path(activations) / "train/data.zarr").rglob("c/*/*") if file.is_file()]
+    chunk = chunks[len(chunks) // 2]
+    data = bytearray(chunk.read_bytes())
+    data[len(data) // 2] ^= 0b100
+    chunk.write_bytes(data)
+    with caplog.at_level(logging.WARNING, logger="saeflow.storage"):
+        assert made(run(tiny_experiment)) == ["harvest"]
+    assert str(chunk.relative_to(artifacts().path(activations))) in caplog.text
+    assert digests() == everything
+
+    assert made(run(tiny_experiment, dictionaries=tiny_experiment["dictionaries"][:1])) == ["report"]
+
+
+def test_results_do_not_depend_on_the_number_of_processes(tiny_experiment: dict[str, Any]):
+    fewer = {**tiny_experiment, "baselines": [{"method": "pca"}], "hook_points": ["blocks.0.hook_resid_post"]}
+    run(fewer, compute={"workers": 2, "threads": 1, "device": "cpu"})
+    together = digests()
+    for ref, _ in list(artifacts().list()):
+        artifacts().remove(ref)
+    run(fewer, compute={"workers": 1, "threads": 1, "device": "cpu"})
+    assert digests() == together
+
+
+@pytest.mark.parametrize("architecture", ["gpt_neox", "gpt2"])
+def test_the_same_experiment_runs_on_other_architectures(
+    tiny_experiment: dict[str, Any], tmp_path: Path, architecture: str
+):
+    model = {"source": str(write_model(tmp_path / architecture, architecture)), "dtype": "float32"}
+    result = run(tiny_experiment, model=model)
+    by_method = {
+        entry["method"]: entry for entry in result["dictionaries"] if entry["hook_point"] == "blocks.1.hook_resid_post"
+    }
+    assert by_method["topk"]["fvu"] < 1
+    assert np.isfinite([entry["fvu"] for entry in result["dictionaries"]]).all()
+    record = json.loads((artifacts().home / "experiments" / "tiny.json").read_text())
+    assert yaml.safe_dump(record["config"]["model"]) == yaml.safe_dump({**model, "revision": None})
