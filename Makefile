@@ -14,7 +14,7 @@ demo: install
 	$(BIN)/saeflow run quickstart
 
 test: install lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ import datetime
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from prefect import flow
@@ -105,14 +106,14 @@ def look_up(jobs: Sequence[Job]) -> list[ArtifactRef | None]:
     return [_found(job) for job in jobs]
 
 
-def make(jobs: Sequence[Job]) -> list[ArtifactRef | None]:
-    """Make jobs as Prefect tasks: one alone in this process, several on the task runner, those already made in passing.
+def make(jobs: Sequence[Job], workers: int) -> list[ArtifactRef | None]:
+    """Make jobs as Prefect tasks: several at once on the task runner, one alone or already made in this process.
 
-    Every job is waited for before a failure is raised, so that what can be made is made.
+    Every job that was submitted is waited for before a failure is raised, so that what can be made is made.
     """
     runs: list[ArtifactRef | PrefectFuture[ArtifactRef]] = []
     for job in jobs:
-        here = len(jobs) == 1 or _found(job) is not None
+        here = workers == 1 or len(jobs) == 1 or _found(job) is not None
         runs.append((job.step.run if here else job.step.submit)(job.name, **job.inputs))
     for entry in runs:
         if isinstance(entry, PrefectFuture):
@@ -124,7 +125,8 @@ def make(jobs: Sequence[Job]) -> list[ArtifactRef | None]:
 def experiment(config: ExperimentConfig) -> dict[str, Any]:
     """Run an experiment and return its summary (see `summary`)."""
     started = datetime.datetime.now(datetime.UTC)
-    done = stages(prepare(config), make)
+    prepared = prepare(config)
+    done = stages(prepared, partial(make, workers=prepared.workers))
     result = summary(config, done, started)
     record = artifacts().home / "experiments" / f"{config.name}.json"
     record.parent.mkdir(exist_ok=True)

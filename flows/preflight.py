@@ -105,11 +105,10 @@ def check_shapes(config: ExperimentConfig, model: ModelDescription) -> None:
                 raise ExperimentError(f"{spec.method}: its expansion gives no feature at width {width}; raise it.")
             if k is not None and k > n:
                 raise ExperimentError(f"{spec.method}: k is {k}, and {hook_point} gives it only {n} features.")
-    train_rows = config.corpus.tokens * config.training.epochs
-    if config.dictionaries and train_rows < config.training.batch_size:
+    if config.dictionaries and config.corpus.tokens < config.training.batch_size:
         raise ExperimentError(
-            f"training.batch_size is {config.training.batch_size}, and corpus.tokens × training.epochs gives only "
-            f"{train_rows:,.0f} rows."
+            f"training.batch_size is {config.training.batch_size}, and corpus.tokens gives only "
+            f"{config.corpus.tokens:,} rows."
         )
 
 

@@ -225,7 +225,8 @@ class Trainer:
         if self.step_count % self.config.log_every == 0 or self.step_count == self.config.steps:
             dead = (self.rows_since_fired_n >= self.config.dead_after_rows).double().mean()
             row = {"step": self.step_count, "rows": self.row_count, "learning_rate": learning_rate}
-            row |= {name: (total / self._summed_steps).item() for name, total in self._sums.items()}
+            # In the order of `values`: the sums of a resumed run come back in the order of their names.
+            row |= {name: (self._sums[name] / self._summed_steps).item() for name in values}
             row["dead_fraction"] = dead.item()
             # A one-row batch has no FVU, say: null, as JSON knows no NaN.
             self.log.append({name: value if math.isfinite(value) else None for name, value in row.items()})

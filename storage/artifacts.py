@@ -181,7 +181,8 @@ class ArtifactStore:
         """Every artifact with its manifest, in order; an unreadable manifest is logged and left out."""
         for directory in sorted(self.home.glob("*/*")):
             kind, key = directory.parent.name, directory.name
-            if kind == _LOCKS or not _NAME.fullmatch(key):  # `.partial` has a dot
+            # Locks and Prefect's records are files; `.partial` has a dot.
+            if not directory.is_dir() or not _NAME.fullmatch(key):
                 continue
             try:
                 manifest = read_manifest(directory, kind, key)

@@ -60,6 +60,7 @@ class Step(Generic[P]):
 
         run.__name__, run.__doc__, run.__module__ = make.__name__, make.__doc__, make.__module__
         run.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
+        # No tags: for each task run with tags Prefect asks its server for concurrency slots, a second or two a time.
         self.task: Task[P, ArtifactRef] = Task(
             run,
             name=self.name,
@@ -103,14 +104,11 @@ class Step(Generic[P]):
 
     def run(self, run_name: str, **inputs: Any) -> ArtifactRef:
         """Run as a Prefect task in this process."""
-        return self._named(run_name, inputs)(**inputs)
+        return self.task.with_options(task_run_name=run_name)(**inputs)
 
     def submit(self, run_name: str, **inputs: Any) -> PrefectFuture[ArtifactRef]:
         """Run as a Prefect task on the flow's task runner."""
-        return self._named(run_name, inputs).submit(**inputs)
-
-    def _named(self, run_name: str, inputs: Mapping[str, Any]) -> Task[..., ArtifactRef]:
-        return self.task.with_options(task_run_name=run_name, tags=[f"key:{self.kind}/{self.key(inputs)}"])
+        return self.task.with_options(task_run_name=run_name).submit(**inputs)
 
 
 def step(

@@ -14,6 +14,7 @@ import hashlib
 import importlib.metadata
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -113,6 +114,7 @@ def prepare_model(place: Path, located: LocatedModel) -> dict[str, Any]:
     config = _config(located)
     if located.format == "gguf":
         source, file = _gguf_arguments(located)
+        print(f"prepare model  {file} becomes safetensors, once", file=sys.stderr, flush=True)
         quantised = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.float32)
         # transformers refuses to save a model that came from a GGUF file, although its weights are plain by now.
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

@@ -32,9 +32,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-WORDS = (
-    "the a cat dog bird tree house river stone light runs sleeps sings under over near old small green and"
-).split()  # noqa: SIM905
+SENTENCE = "the a cat dog bird tree house river stone light runs sleeps sings under over near old small green and"
+WORDS = SENTENCE.split()
 VOCABULARY = 320
 CONTEXT = 32
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import yaml
 
-from flows.experiment import run_experiment
+from flows.experiment import look_up, run_experiment, stages
 from flows.parameters import ExperimentConfig
+from flows.preflight import prepare
 from tasks.caching import artifacts
 from tests.conftest import write_model
 
@@ -40,7 +41,8 @@ def test_an_experiment_is_made_once_and_what_is_lost_or_damaged_is_made_again(
     topk = next(entry for entry in first["dictionaries"] if entry["method"] == "topk")
     lost = next(ref for ref, _ in artifacts().list() if str(ref) == topk["ref"])
     artifacts().remove(lost)
-    assert made(run(tiny_experiment)) == [f"topk expansion=2.0 k=4 {topk['hook_point']}"]
+    alone = {**tiny_experiment, "compute": {"workers": 1, "threads": 1, "device": "cpu"}}
+    assert made(run(alone)) == [f"topk expansion=2.0 k=4 {topk['hook_point']}"]
     assert digests() == everything
 
     activations = next(ref for ref, _ in artifacts().list() if ref.kind == "activations")
@@ -56,15 +58,14 @@ def test_an_experiment_is_made_once_and_what_is_lost_or_damaged_is_made_again(
 
     assert made(run(tiny_experiment, dictionaries=tiny_experiment["dictionaries"][:1])) == ["report"]
 
-
-def test_results_do_not_depend_on_the_number_of_processes(tiny_experiment: dict[str, Any]):
-    fewer = {**tiny_experiment, "baselines": [{"method": "pca"}], "hook_points": ["blocks.0.hook_resid_post"]}
-    run(fewer, compute={"workers": 2, "threads": 1, "device": "cpu"})
-    together = digests()
-    for ref, _ in list(artifacts().list()):
-        artifacts().remove(ref)
-    run(fewer, compute={"workers": 1, "threads": 1, "device": "cpu"})
-    assert digests() == together
+    topk = {"method": "topk", "expansion": 2, "k": 5}
+    plan = stages(prepare(ExperimentConfig.model_validate({**tiny_experiment, "dictionaries": [topk]})), look_up)
+    hook_points = tiny_experiment["hook_points"]
+    assert [stage.job.name for stage in plan if stage.ref is None] == [
+        *(f"topk expansion=2.0 k=5 {hook_point}" for hook_point in hook_points),
+        *(f"evaluate topk expansion=2.0 k=5 {hook_point}" for hook_point in hook_points),
+        "report",
+    ]
 
 
 @pytest.mark.parametrize("architecture", ["gpt_neox", "gpt2"])
@@ -72,7 +73,7 @@ def test_the_same_experiment_runs_on_other_architectures(
     tiny_experiment: dict[str, Any], tmp_path: Path, architecture: str
 ):
     model = {"source": str(write_model(tmp_path / architecture, architecture)), "dtype": "float32"}
-    result = run(tiny_experiment, model=model)
+    result = run(tiny_experiment, model=model, compute={"workers": 1, "threads": 1, "device": "cpu"})
     by_method = {
         entry["method"]: entry for entry in result["dictionaries"] if entry["hook_point"] == "blocks.1.hook_resid_post"
     }

@@ -1,3 +1,4 @@
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ def test_the_paper_preset_is_the_papers_sweep():
     penalties = [spec.alpha for spec in config.dictionaries if spec.method == "tied_relu" and spec.expansion == 2]
     assert len(penalties) == 16
     assert penalties[7] == pytest.approx(8.577e-4)
-    ratios = [later / earlier for earlier, later in zip(penalties, penalties[1:], strict=False)]
+    ratios = [later / earlier for earlier, later in pairwise(penalties)]
     assert ratios == pytest.approx([10 ** (2 / 15)] * 15, rel=2e-3)
 
 

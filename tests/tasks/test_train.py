@@ -10,6 +10,7 @@ from sae_core.dictionary import load_dictionary
 from sae_core.training import Trainer
 from storage.activations import ActivationStore
 from storage.artifacts import ArtifactRef
+from storage.errors import StorageError
 from storage.layout import StoreLayout
 from storage.tables import read_table
 from tasks import train as train_module
@@ -136,8 +137,10 @@ def test_the_stream_goes_on_where_it_was_across_epochs(planted: ArtifactRef):
 
 
 def test_a_store_smaller_than_a_batch_says_so(planted: ArtifactRef):
-    with pytest.raises(ExperimentError, match=r"fewer rows .* than one batch of 5000"):
+    with pytest.raises(StorageError, match=r"4096 rows: they make no batch of 5000"):
         train.build(**inputs(planted, TopKSpec(k=4), batch_size=5000, epochs=30))
+    with pytest.raises(ExperimentError, match=r"fewer rows .* than one batch of 4000"):
+        train.build(**inputs(planted, TopKSpec(k=4), batch_size=4000, epochs=30))
 
 
 @pytest.mark.parametrize("baseline", [PCASpec(k=None), PCASpec(k=6), RandomSpec(expansion=2), IdentitySpec()])
