@@ -31,7 +31,6 @@ from storage.records import canonical_json
 logger = logging.getLogger("saeflow.storage")
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
-_LOCKS = "locks"
 
 
 class ArtifactRef(BaseModel):
@@ -198,7 +197,7 @@ class ArtifactStore:
     @contextmanager
     def _lock(self, kind: str, key: str) -> Iterator[None]:
         self.path(kind, key)  # refuses names that are no artifact's
-        path = self.home / _LOCKS / f"{kind}-{key}.lock"
+        path = self.home / "locks" / f"{kind}-{key}.lock"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = path.open("a")
