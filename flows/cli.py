@@ -17,6 +17,7 @@ from rich.table import Table
 
 from flows.parameters import ExperimentConfig, load_config, presets
 from storage.errors import StorageError
+from storage.locations import local_path
 from tasks.errors import ExperimentError
 
 app = typer.Typer(
@@ -31,7 +32,7 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="a.b=value", help="Change a parameter; may be repeated.")
 ]
 Home = Annotated[
-    Path | None, typer.Option(help="Where everything is kept. Default: $SAEFLOW_HOME, or ./runs.", show_default=False)
+    str | None, typer.Option(help="Where everything is kept. Default: $SAEFLOW_HOME, or ./runs.", show_default=False)
 ]
 
 
@@ -87,7 +88,7 @@ def main() -> None:
     """Entry point: errors that a person can mend become a message and exit code 2."""
     try:
         app()
-    except (ExperimentError, StorageError) as error:
+    except (ExperimentError, StorageError, ValueError) as error:
         print(f"saeflow: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -99,9 +100,9 @@ def home_path() -> Path:
     return Path(os.environ["SAEFLOW_HOME"])
 
 
-def prepare_environment(home: Path | None) -> None:
+def prepare_environment(home: str | None) -> None:
     """Set what Prefect and the processes of a pool read from the environment, before Prefect is imported."""
-    path = (home or Path(os.environ.get("SAEFLOW_HOME", "runs"))).expanduser().absolute()
+    path = local_path(home or os.environ.get("SAEFLOW_HOME") or "runs").absolute()
     os.environ["SAEFLOW_HOME"] = str(path)
     os.environ["PREFECT_RESULTS_LOCAL_STORAGE_PATH"] = str(path / "records")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
@@ -139,14 +140,16 @@ def print_hook_points(config: ExperimentConfig) -> None:
 
 def print_plan(config: ExperimentConfig) -> None:
     with stdout_kept_for_the_result():
-        from flows.experiment import look_up, stages
-        from flows.preflight import prepare, size
+        from flows.experiment import look_up, ready, stages
+        from flows.preflight import size
 
-        prepared = prepare(config)
+        prepared = ready(config)
         plan = stages(prepared, look_up)
     model = prepared.description
     print(f"{config.name}: {model.name} ({model.n_layers} layers, {prepared.dtype}), home {home_path()}")
-    print(f"  {prepared.rows:,} tokens at {len(config.hook_points)} hook points, up to {size(prepared.bytes_needed)}")
+    print(
+        f"  {prepared.rows:,} tokens at {len(config.hook_points)} hook points, up to {size(sum(prepared.bytes_needed.values()))}"
+    )
     print(f"  {prepared.workers} processes of {prepared.compute.threads} threads on {prepared.compute.device}")
     for stage in plan:
         print(f"  {'made ' if stage.ref else 'to do'}  {stage.job.name}  {stage.ref or ''}".rstrip())
@@ -173,6 +176,8 @@ def print_result(result: dict[str, Any]) -> None:
         f"{len(result['stages'])} stages: {len(result['stages']) - len(made)} found, {len(made)} made "
         f"in {sum(stage['seconds'] for stage in made):.0f} s of work"
     )
+    for warning in result["warnings"]:
+        print(f"warning  {warning}")
     print(f"report  {result['report']}\nhome    {result['home']}")
 
 

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +13,7 @@ from prefect.futures import PrefectFuture
 from prefect.task_runners import ProcessPoolTaskRunner
 
 from flows.parameters import ExperimentConfig
-from flows.preflight import Prepared, prepare
+from flows.preflight import Prepared, prepare, size
 from storage.artifacts import ArtifactRef, DamagedArtifact
 from tasks.baselines import fit_baseline
 from tasks.caching import Step, artifacts
@@ -23,6 +24,8 @@ from tasks.harvest import harvest
 from tasks.report import report
 from tasks.specs import BaselineSpec, DictionarySpec
 from tasks.train import train
+
+DISK_MARGIN = 1.05  # file systems keep some blocks for themselves
 
 
 @dataclass(frozen=True)
@@ -69,35 +72,35 @@ def stages(prepared: Prepared, run: Run) -> list[Stage]:
         storage=config.storage,
         compute=prepared.compute_all,
     )
-    common = {"activations": activations, "training": config.training, "compute": prepared.compute}
-    dictionaries = together(
-        [
-            Job(f"{label(spec)} {hook_point}", step, {**common, "hook_point": hook_point, field: spec})
-            for step, field, specs in (
-                (train, "dictionary", config.dictionaries),
-                (fit_baseline, "baseline", config.baselines),
-            )
-            for hook_point in config.hook_points
-            for spec in specs
-        ]
-    )
+    rows = config.training.rows
+
+    def at(hook_point: str) -> dict[str, Any]:
+        return {"activations": activations, "hook_point": hook_point, "compute": prepared.compute}
+
+    pairs = [(hook_point, spec) for hook_point in config.hook_points for spec in config.dictionaries]
+    trainings = [
+        Job(f"{label(spec)} {hook_point}", train, {"dictionary": spec, "training": config.training, **at(hook_point)})
+        for hook_point, spec in pairs
+    ]
+    pairs = [(hook_point, spec) for hook_point in config.hook_points for spec in config.baselines]
+    fits = [
+        Job(f"{label(spec)} {hook_point}", fit_baseline, {"baseline": spec, "rows": rows, **at(hook_point)})
+        for hook_point, spec in pairs
+    ]
+    dictionaries = together([*trainings, *fits])
     evaluations = together(
         [
             Job(
                 f"evaluate {stage.job.name}",
                 evaluate_reconstruction,
-                {
-                    "dictionary": stage.ref,
-                    "activations": activations,
-                    "hook_point": stage.job.inputs["hook_point"],
-                    "rows": config.training.rows,
-                    "compute": prepared.compute,
-                },
+                {"dictionary": stage.ref, "rows": rows, **at(stage.job.inputs["hook_point"])},
             )
             for stage in done[-len(dictionaries) :]
         ]
     )
-    one("report", report, dictionaries=dictionaries, evaluations=evaluations)
+    # The table names the dictionaries, and a key holds only the digests of references: so also by name.
+    names = tuple(str(ref) for ref in dictionaries)
+    one("report", report, names=names, dictionaries=dictionaries, evaluations=evaluations)
     return done
 
 
@@ -121,11 +124,33 @@ def make(jobs: Sequence[Job], workers: int) -> list[ArtifactRef | None]:
     return [entry.result() if isinstance(entry, PrefectFuture) else entry for entry in runs]
 
 
+def ready(config: ExperimentConfig) -> Prepared:
+    """An experiment that can start: `prepare`, and room on the disk for what is not made yet.
+
+    Raises:
+        ExperimentError: what is wrong, and what to do about it.
+    """
+    prepared = prepare(config)
+    home = artifacts().home
+    free = shutil.disk_usage(home).free
+    needed = sum(prepared.bytes_needed.values())
+    if needed * DISK_MARGIN > free:  # only then is it worth the time to look what is already there
+        to_do = [stage.job for stage in stages(prepared, look_up) if stage.ref is None]
+        needed = sum(prepared.bytes_needed.get(kind, 0) for kind in {job.step.kind for job in to_do})
+        needed -= sum(_bytes_begun(job) for job in to_do)
+    if needed * DISK_MARGIN > free:
+        raise ExperimentError(
+            f"the experiment needs about {needed:,} bytes ({size(needed)}) in {home}, and {free:,} bytes "
+            f"({size(free)}) are free. Lower corpus.tokens, name fewer hook_points, or choose another --home."
+        )
+    return prepared
+
+
 @flow(name="experiment", flow_run_name="{config.name}", validate_parameters=True)
 def experiment(config: ExperimentConfig) -> dict[str, Any]:
     """Run an experiment and return its summary (see `summary`)."""
     started = datetime.datetime.now(datetime.UTC)
-    prepared = prepare(config)
+    prepared = ready(config)
     done = stages(prepared, partial(make, workers=prepared.workers))
     result = summary(config, done, started)
     record = artifacts().home / "experiments" / f"{config.name}.json"
@@ -140,7 +165,7 @@ def run_experiment(config: ExperimentConfig) -> dict[str, Any]:
     Raises:
         ExperimentError: something is wrong with the configuration or what it names; no work was started.
     """
-    workers = prepare(config).workers
+    workers = ready(config).workers
     runner: Any = ProcessPoolTaskRunner(max_workers=workers)  # its type is narrower than with_options declares
     return experiment.with_options(task_runner=runner)(config)
 
@@ -152,7 +177,7 @@ def label(spec: DictionarySpec | BaselineSpec) -> str:
 
 
 def summary(config: ExperimentConfig, done: Sequence[Stage], started: datetime.datetime) -> dict[str, Any]:
-    """`{experiment, home, report, stages: [{name, seconds, cached}], dictionaries: [{ref, path, hook_point, …}]}`.
+    """`{experiment, home, report, stages: [{name, seconds, cached}], dictionaries: [{ref, …}], warnings}`.
 
     `seconds` is how long making took, whenever that was; `cached` says that this run found it made.
     """
@@ -162,6 +187,8 @@ def summary(config: ExperimentConfig, done: Sequence[Stage], started: datetime.d
         manifest = store.manifest(_present(stage))
         cached = datetime.datetime.fromisoformat(manifest["created"]) < started
         rows.append({"name": stage.job.name, "seconds": round(manifest["seconds"], 2), "cached": cached})
+    tokens = store.manifest(_present(done[0]))["notes"]
+    warnings = [f"the corpus is short of the {split} tokens asked for" for split in tokens["short_of_wanted"]]
     report_path = store.path(_present(done[-1]))
     dictionaries = json.loads((report_path / "dictionaries.json").read_text())
     for entry in dictionaries:
@@ -172,11 +199,24 @@ def summary(config: ExperimentConfig, done: Sequence[Stage], started: datetime.d
         "report": str(report_path / "report.md"),
         "stages": rows,
         "dictionaries": dictionaries,
+        "warnings": warnings,
     }
 
 
+def _bytes_begun(job: Job) -> int:
+    """Bytes that an interrupted attempt at a job left."""
+    if _inputs_missing(job):
+        return 0
+    place = artifacts().path(job.step.kind, job.step.key(job.inputs)).with_suffix(".partial")
+    return sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
+
+
+def _inputs_missing(job: Job) -> bool:
+    return any(value is None or (isinstance(value, tuple) and None in value) for value in job.inputs.values())
+
+
 def _found(job: Job) -> ArtifactRef | None:
-    if any(value is None or (isinstance(value, tuple) and None in value) for value in job.inputs.values()):
+    if _inputs_missing(job):
         return None
     try:
         return job.step.find(**job.inputs)

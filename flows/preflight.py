@@ -2,7 +2,6 @@
 
 import math
 import os
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ from tasks.harvest import store_layout
 from tasks.language_model import ModelDescription, prepare_model
 from tasks.specs import n_features
 
-DISK_MARGIN = 1.05  # file systems keep some blocks for themselves
 CHECKPOINT_COPIES = 4  # weights, two Adam moments, and the dictionary itself
 
 
@@ -34,7 +32,8 @@ class Prepared:
     workers: int
     compute: Compute
     compute_all: Compute
-    bytes_needed: int
+    bytes_needed: dict[str, int]
+    """By kind of artifact, before compression."""
 
     @property
     def rows(self) -> int:
@@ -51,12 +50,11 @@ def prepare(config: ExperimentConfig) -> Prepared:
     home = artifacts().home
     check_writable(home)
     device = language_model.resolve_device(config.compute.device)
-    model = prepare_model.build(located=language_model.locate(config.model))
+    located_model = language_model.locate(config.model)
+    located_corpus = corpus.locate(config.corpus)
+    model = prepare_model.build(located=located_model)
     description = language_model.description(model)
     check_shapes(config, description)
-    located_corpus = corpus.locate(config.corpus)
-    needed = bytes_needed(config, description)
-    check_disk(home, needed)
     jobs = len(config.hook_points) * (len(config.dictionaries) + len(config.baselines))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = config.compute.workers or max(1, min(cores, jobs))
@@ -72,7 +70,7 @@ def prepare(config: ExperimentConfig) -> Prepared:
         workers=workers,
         compute=Compute(device=device, threads=threads),
         compute_all=Compute(device=device, threads=config.compute.threads or cores),
-        bytes_needed=needed,
+        bytes_needed=bytes_needed(config, description),
     )
 
 
@@ -112,26 +110,18 @@ def check_shapes(config: ExperimentConfig, model: ModelDescription) -> None:
         )
 
 
-def bytes_needed(config: ExperimentConfig, model: ModelDescription) -> int:
+def bytes_needed(config: ExperimentConfig, model: ModelDescription) -> dict[str, int]:
     """Disk for tokens, activations and dictionaries, not counting what codecs save."""
     length = config.corpus.context_length
     shapes = [(rows // length, length) for rows in _rows(config)]
-    activations = sum(
-        store_layout(model, "", shape, config.hook_points, config.storage, seed=0).bytes() for shape in shapes
-    )
-    tokens = sum(_rows(config)) * 2 * 4
+    layouts = [store_layout(model, "", shape, config.hook_points, config.storage, seed=0) for shape in shapes]
     widths = [model.width(hook_point) for hook_point in config.hook_points]
     features = sum(n_features(spec, width) * width for width in widths for spec in config.dictionaries)
-    return tokens + activations + features * 2 * 4 * CHECKPOINT_COPIES
-
-
-def check_disk(home: Path, needed: int) -> None:
-    free = shutil.disk_usage(home).free
-    if needed * DISK_MARGIN > free:
-        raise ExperimentError(
-            f"the experiment needs about {needed:,} bytes ({size(needed)}) in {home}, and {free:,} bytes "
-            f"({size(free)}) are free. Lower corpus.tokens, name fewer hook_points, or choose another --home."
-        )
+    return {
+        "tokens": sum(_rows(config)) * 2 * 4,
+        "activations": sum(layout.bytes() for layout in layouts),
+        "dictionary": features * 2 * 4 * CHECKPOINT_COPIES,
+    }
 
 
 def size(count: float) -> str:

@@ -105,10 +105,12 @@ class Trainer:
         self.dictionary = dictionary
         self.config = config
         self.generator = torch.Generator().manual_seed(config.seed)
-        dictionary.initialise(self.generator)
-        self.parameters = dict(dictionary.named_parameters())
-        reference = next(iter(self.parameters.values()))
+        reference = next(dictionary.parameters())
         self.device, self.dtype = reference.device, reference.dtype
+        # On the CPU, whatever the device: a seed means the same start everywhere.
+        dictionary.cpu().initialise(self.generator)
+        dictionary.to(self.device)
+        self.parameters = dict(dictionary.named_parameters())
         self.optimizer = torch.optim.Adam(self.parameters.values(), betas=config.betas, fused=True)
         self.bfloat16 = use_bfloat16(config.compute_dtype, self.device)
 

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict
 from storage.durable import flush_files, naming_a_full_disk, write_whole
 from storage.errors import DamagedArtifact, StorageError
 from storage.locations import local_path
-from storage.manifests import MANIFEST, describe, find_damage, read_manifest, write_form
+from storage.manifests import MANIFEST, SCRATCH, describe, find_damage, read_manifest, write_form
 from storage.records import canonical_json
 
 logger = logging.getLogger("saeflow.storage")
@@ -85,10 +85,13 @@ class ArtifactStore:
         """The artifact if it is there and whole, None if it is not there. Raises DamagedArtifact."""
         if not self.path(kind, key).is_dir():
             return None
-        problems = self.problems(kind, key)
-        if problems:
-            raise DamagedArtifact(kind, key, problems)
-        return self._ref(kind, key)
+        try:
+            problems = self.problems(kind, key)
+            if not problems:
+                return self._ref(kind, key)
+        except (FileNotFoundError, ValueError) as error:  # another process is taking it apart to repair it
+            problems = [str(error)]
+        raise DamagedArtifact(kind, key, problems)
 
     def build(
         self,
@@ -104,7 +107,8 @@ class ArtifactStore:
         """Find the artifact, or make it; whoever asks for the same one meanwhile waits and then finds it.
 
         `make(directory)` writes the files and returns notes for the manifest (counts, warnings). When
-        `resumable`, it may meet the files of an earlier attempt and should go on from them. An artifact that
+        `resumable`, it may meet the files of an earlier attempt and should go on from them; what it leaves in
+        the folder `scratch` waits for the next attempt and is gone once the artifact is whole. An artifact that
         is damaged is taken apart first: the damaged files go, and a resumable `make` repairs what is missing.
         Nothing shows under the artifact's name before it is whole; what a failing `make` leaves stays in
         `.partial`.
@@ -145,6 +149,8 @@ class ArtifactStore:
             )
             flush_files(partial, (file["name"] for file in manifest["files"]))
             write_whole(partial / MANIFEST, write_form(manifest))
+            if (partial / SCRATCH).exists():
+                shutil.rmtree(partial / SCRATCH)
             os.replace(partial, final)
             flush_files(self.home, [f"{kind}/{key}"])
             return ArtifactRef(kind=kind, key=key, digest=manifest["digest"])
@@ -209,7 +215,7 @@ class ArtifactStore:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                logger.info("waiting for another process that builds %s/%s", kind, key)
+                logger.warning("waiting for another process that builds %s/%s", kind, key)
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
 

@@ -42,10 +42,7 @@ class DamagedChunk(StorageError):
 
     def __str__(self) -> str:
         owner = f" (hook point {self.hook_point}, part {self.part})" if self.hook_point else ""
-        return (
-            f"{self.file}{owner} is damaged: {self.problem}. "
-            "Delete that file and run the harvest again: only its part is made anew."
-        )
+        return f"{self.file}{owner} is damaged: {self.problem}. Run again: only its part is harvested anew."
 
 
 class OutOfSpace(StorageError):

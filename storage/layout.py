@@ -6,6 +6,7 @@ or not, so parts never share a file.
 """
 
 import math
+from functools import cached_property
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -78,6 +79,11 @@ class StoreLayout(BaseModel):
     def n_parts(self) -> int:
         return math.ceil(self.n_sequences / self.sequences_per_part)
 
+    @cached_property
+    def _order(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        generator = seeded_generator("sequences", self.seed)
+        return torch.randperm(self.n_sequences, generator=generator).numpy()
+
     @property
     def capacity(self) -> int:
         """Rows that each array has room for while the store is written."""
@@ -85,9 +91,7 @@ class StoreLayout(BaseModel):
 
     def part_sequences(self, part: int) -> np.ndarray[Any, np.dtype[np.int64]]:
         """The sequences of a part, as indices into the tokens artifact: a slice of one global permutation."""
-        generator = seeded_generator("sequences", self.seed)
-        order = torch.randperm(self.n_sequences, generator=generator).numpy()
-        return order[part * self.sequences_per_part : (part + 1) * self.sequences_per_part]
+        return self._order[part * self.sequences_per_part : (part + 1) * self.sequences_per_part]
 
     def bytes(self) -> int:
         """Bytes on disk before compression, row ids included: what a plan should find free."""

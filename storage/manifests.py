@@ -18,6 +18,8 @@ from storage.errors import StorageError
 from storage.records import canonical_json, pack_readable_record, unpack_record
 
 MANIFEST = "manifest.json"
+# What a build keeps here is there for its next attempt after a kill, and no part of the artifact.
+SCRATCH = "scratch"
 FORMAT_VERSION = 1
 
 # Hashing runs at about 1 GB/s a core: up to here a full check costs seconds, beyond it every start of a run
@@ -126,7 +128,7 @@ def _list_files(directory: Path) -> list[dict[str, Any]]:
 
 def _names(directory: Path) -> list[str]:
     files = (path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
-    return sorted(name for name in files if name != MANIFEST)
+    return sorted(name for name in files if name != MANIFEST and not name.startswith(f"{SCRATCH}/"))
 
 
 def _checksums(directory: Path, names: Iterable[str]) -> list[str]:

@@ -12,7 +12,7 @@ from storage.artifacts import ArtifactRef
 from tasks.caching import step
 from tasks.compute import Compute
 from tasks.rows import open_store, rows_to_fit_on
-from tasks.specs import BaselineSpec, PCASpec, RandomSpec, TrainingSpec, n_features
+from tasks.specs import BaselineSpec, PCASpec, RandomSpec, RowFilter, n_features
 
 
 @step(kind="dictionary", code_version="1")
@@ -21,7 +21,7 @@ def fit_baseline(
     activations: ArtifactRef,
     hook_point: str,
     baseline: BaselineSpec,
-    training: TrainingSpec,
+    rows: RowFilter,
     compute: Compute,
 ) -> dict[str, Any]:
     """Fit one baseline on the rows that training uses."""
@@ -29,20 +29,20 @@ def fit_baseline(
     store = open_store(activations, "train")
     rows_seen = 0
 
-    def rows() -> Iterator[Tensor]:
+    def batches() -> Iterator[Tensor]:
         nonlocal rows_seen
         rows_seen = 0
-        for batch in rows_to_fit_on(store, hook_point, training.rows):
+        for batch in rows_to_fit_on(store, hook_point, rows):
             rows_seen += len(batch)
             yield batch
 
     dictionary: Dictionary
     if isinstance(baseline, PCASpec):
-        dictionary = fit_pca(rows(), baseline.k)
+        dictionary = fit_pca(batches(), baseline.k)
     elif isinstance(baseline, RandomSpec):
         width = store.layout.hook_points[hook_point]
-        dictionary = fit_random(rows, n_features(baseline, width), baseline.seed, baseline.k)
+        dictionary = fit_random(batches, n_features(baseline, width), baseline.seed, baseline.k)
     else:
-        dictionary = fit_identity(rows(), baseline.k)
+        dictionary = fit_identity(batches(), baseline.k)
     dictionary.save(place)
     return {"rows": rows_seen}

@@ -14,6 +14,7 @@ the steps it touches.
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Generic, ParamSpec
 
 from prefect import Task
@@ -25,6 +26,7 @@ from prefect.transactions import get_transaction
 from pydantic import BaseModel, Field
 
 from storage.artifacts import ArtifactRef, ArtifactStore, content_key
+from storage.errors import DamagedChunk
 
 P = ParamSpec("P")
 
@@ -92,15 +94,21 @@ class Step(Generic[P]):
     def build(self, **inputs: Any) -> ArtifactRef:
         """Find or make the artifact of these inputs, in this process and without Prefect."""
         spec, references = _split(inputs)
-        return artifacts().build(
-            self.kind,
-            self.key(inputs),
-            lambda place: self.make(place, **inputs),
-            code_version=self.code_version,
-            spec=spec,
-            inputs=references,
-            resumable=self.resumable,
-        )
+        try:
+            return artifacts().build(
+                self.kind,
+                self.key(inputs),
+                lambda place: self.make(place, **inputs),
+                code_version=self.code_version,
+                spec=spec,
+                inputs=references,
+                resumable=self.resumable,
+            )
+        except DamagedChunk as error:
+            # Seen only while reading, in a store too large to hash at every start. Without the file the next run
+            # sees the damage at once and makes that part again.
+            Path(error.file).unlink(missing_ok=True)
+            raise
 
     def run(self, run_name: str, **inputs: Any) -> ArtifactRef:
         """Run as a Prefect task in this process."""

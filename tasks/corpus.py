@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import json
 import random
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import zarr
 from pydantic import BaseModel
@@ -34,6 +36,8 @@ SPLITS = ("train", "held_out")
 TEXT_FILES = {".txt", ".jsonl", ".parquet"}
 SHORTEST_DOCSTRING = 200  # characters: shorter ones are mostly one-line summaries of getters
 LONGEST_PIECE = 4_000  # characters of whole paragraphs that make one document of a .txt file
+ROWS_PER_CHUNK = 64
+ROWS_PER_WRITE = 4096
 DOCUMENTS_PER_CALL = 256  # of the tokenizer
 
 
@@ -92,7 +96,11 @@ def tokenize(place: Path, model: ArtifactRef, corpus: LocatedCorpus) -> dict[str
                 "split: give it more text, or lower corpus.context_length."
             )
     write_table(place / "documents.parquet", table)
-    return {"rows": counts, "short_of_wanted": [s for s in SPLITS if not rows[s].full]}
+    short = [split for split in SPLITS if not rows[split].full]
+    for split in short:
+        got, asked = counts[split] * spec.context_length, wanted[split]
+        print(f"tokenize  the corpus gives {got:,} {split} tokens of the {asked:,} asked for", file=sys.stderr)
+    return {"rows": counts, "short_of_wanted": short}
 
 
 class RowWriter:
@@ -102,14 +110,14 @@ class RowWriter:
         self.capacity = -(-wanted_tokens // context_length)
         self.capacity_tokens = self.capacity * context_length
         self.context_length = context_length
-        # About 4 MiB a chunk, and bounded memory however large the corpus is.
-        self.block = max(1, min(self.capacity, (1 << 20) // context_length))
+        # Rows are written in blocks, so memory is bounded, and kept in small chunks: a harvest reads them shuffled.
+        self.block = max(1, min(self.capacity, ROWS_PER_WRITE // ROWS_PER_CHUNK * ROWS_PER_CHUNK))
         codecs = (BloscCodec(cname="zstd", clevel=3, shuffle="shuffle", typesize=4), Crc32cCodec())
         self.arrays = [
             group.create_array(
                 name,
                 shape=(self.capacity, context_length),
-                chunks=(self.block, context_length),
+                chunks=(min(ROWS_PER_CHUNK, self.capacity), context_length),
                 dtype="uint32",
                 compressors=codecs,
             )
@@ -174,7 +182,8 @@ def _documents_in_turn(spec: CorpusSpec) -> Iterator[tuple[str, str]]:
             fingerprint = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).digest()
             if fingerprint not in seen:
                 seen.add(fingerprint)
-                yield source, text
+                # Half of a surrogate pair, which JSON can hold and tokenizers refuse, becomes a question mark.
+                yield source, text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _batches(items: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
@@ -205,7 +214,8 @@ def _identity(source: str) -> str:
     digest = hashlib.sha256()
     for file in _text_files(source):
         with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+            # The name tells the format.
+            digest.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()
 
 
@@ -226,6 +236,13 @@ def _text_files(source: str) -> list[Path]:
 
 
 def _file_documents(file: Path, text_field: str) -> Iterator[str]:
+    try:
+        yield from _parsed(file, text_field)
+    except (UnicodeDecodeError, pa.ArrowInvalid) as error:
+        raise ExperimentError(f"corpus file {file} is no valid {file.suffix} file: {error}") from error
+
+
+def _parsed(file: Path, text_field: str) -> Iterator[str]:
     if file.suffix == ".txt":
         yield from _pieces(file)
     elif file.suffix == ".jsonl":
@@ -255,14 +272,19 @@ def _text_of(record: Any, text_field: str, where: str) -> Iterator[str]:
 
 
 def _pieces(file: Path) -> Iterator[str]:
-    """Whole paragraphs joined up to a size: a book becomes many documents, so that some can be held out."""
+    """Whole paragraphs joined up to a size: a book becomes many documents, so that some can be held out.
+
+    Where no paragraph ends for twice that size, any line may end a piece.
+    """
     piece: list[str] = []
+    length = 0
     with file.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             piece.append(line)
-            if not line.strip() and sum(map(len, piece)) > LONGEST_PIECE:
+            length += len(line)
+            if length > (2 * LONGEST_PIECE if line.strip() else LONGEST_PIECE):
                 yield "".join(piece)
-                piece = []
+                piece, length = [], 0
     if "".join(piece).strip():
         yield "".join(piece)
 
@@ -291,19 +313,22 @@ def _docstrings(package: str, seed: int) -> Iterator[str]:
 def _dataset(name: str, spec: CorpusSpec) -> Iterator[str]:
     from datasets import load_dataset  # takes seconds to import, and few corpora need it
 
-    stream = load_dataset(name, split=spec.hf_split, streaming=True, revision=_dataset_commit(name))
+    commit = _dataset_commit(name)
+    try:
+        stream = load_dataset(name, split=spec.hf_split, streaming=True, revision=commit)
+    except (OSError, ValueError) as error:
+        raise ExperimentError(f"dataset {name!r}, split {spec.hf_split!r}, cannot be read: {error}") from error
     for record in stream:
         yield from _text_of(record, spec.text_field, f"dataset {name}")
 
 
 def _dataset_commit(name: str) -> str:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     try:
         return str(HfApi().dataset_info(name, timeout=10).sha)
-    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # the client also raises what its HTTP library does, whichever that is
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ExperimentError(
             f"corpus source 'hf:{name}' cannot be reached on the Hugging Face hub ({reason}). Use a local file, or "
             "package:NAME for the documentation of an installed package."

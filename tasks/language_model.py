@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from pydantic import BaseModel
 
 from storage.artifacts import ArtifactRef
@@ -99,7 +98,9 @@ def locate(spec: ModelSpec) -> LocatedModel:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ExperimentError(f"model directory {source!r} has no config.json. {HOW_TO_NAME_A_MODEL}")
-        files = sorted(file for file in path.iterdir() if file.suffix in {".json", ".safetensors", ".bin", ".model"})
+        files = sorted(file for file in path.iterdir() if file.is_file())
+        if not any(file.suffix in {".safetensors", ".bin"} for file in files):
+            raise ExperimentError(f"model directory {source!r} holds no weights (.safetensors or .bin).")
         return LocatedModel(source=source, format="directory", path=str(path.resolve()), weights=_sha256(files))
     if path.suffix == ".gguf" or path.is_absolute() or source.startswith((".", "~")):
         raise ExperimentError(f"model {source!r}: no such file or directory. {HOW_TO_NAME_A_MODEL}")
@@ -121,6 +122,8 @@ def prepare_model(place: Path, located: LocatedModel) -> dict[str, Any]:
         model.load_state_dict(quantised.state_dict())
         model.save_pretrained(place / "weights")
         AutoTokenizer.from_pretrained(source, gguf_file=file).save_pretrained(place / "weights")
+    else:
+        _check_tokenizer(located)
     description = describe(config, located)
     (place / "description.json").write_text(description.model_dump_json(indent=1))
     return {"weights": "weights" if located.format == "gguf" else located.path}
@@ -218,11 +221,11 @@ def _gguf_in_package(name: str) -> Path:
 def _hub_commit(spec: ModelSpec) -> str:
     try:
         return str(HfApi().model_info(spec.source, revision=spec.revision, timeout=10).sha)
-    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
+    except Exception as error:  # the client also raises what its HTTP library does, whichever that is
         cached = _cached_commit(spec)
         if cached:
             return cached
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ExperimentError(
             f"model {spec.source!r} is neither a local path nor reachable on the Hugging Face hub ({reason}). "
             f"{HOW_TO_NAME_A_MODEL}"
@@ -253,6 +256,16 @@ def _config(located: LocatedModel) -> Any:
         raise ExperimentError(f"model {located.source!r} cannot be read: {error}. {HOW_TO_NAME_A_MODEL}") from error
 
 
+def _check_tokenizer(located: LocatedModel) -> None:
+    from transformers import AutoTokenizer
+
+    revision = located.weights if located.format == "hub" else None
+    try:
+        AutoTokenizer.from_pretrained(located.path, revision=revision)
+    except (OSError, ValueError) as error:
+        raise ExperimentError(f"model {located.source!r} has no tokenizer that can be read: {error}") from error
+
+
 def _gguf_arguments(located: LocatedModel) -> tuple[str, str]:
     return str(Path(located.path).parent), Path(located.path).name
 
@@ -270,7 +283,7 @@ def _revision(model: ArtifactRef) -> str | None:
 def _widths(bridge: TransformerBridge) -> dict[str, int]:
     """Width of every hook point of layer 0 that sees a [batch, position, ...] tensor."""
     widths: dict[str, int] = {}
-    batch, positions = 1, 5
+    batch, positions = 1, 13  # no model has 13 heads, so no [batch, head, …] tensor is taken for one
 
     def note(name: str) -> Any:
         def hook(value: Any, hook: Any) -> None:

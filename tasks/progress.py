@@ -3,9 +3,11 @@
 harvest  41 %  123,000/300,000 tokens  3,150 tokens/s  0:56 left
 """
 
+import contextlib
 import re
 import sys
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 from uuid import UUID
@@ -31,7 +33,8 @@ class Progress:
         if TaskRunContext.get() is not None:
             # Artifact keys admit lower-case letters, digits and dashes only.
             key = re.sub(r"[^a-z0-9]+", "-", f"progress {self.name}".lower()).strip("-")
-            self.artifact = create_progress_artifact(self._percent(), key=key, description=self.name)  # pyright: ignore[reportAttributeAccessIssue]
+            with self._server_may_fail():
+                self.artifact = create_progress_artifact(self._percent(), key=key, description=self.name)  # pyright: ignore[reportAttributeAccessIssue]
         return self
 
     def add(self, amount: int) -> None:
@@ -61,7 +64,17 @@ class Progress:
             f"{self._percent():3.0f} %  {self.done:,}/{self.total:,} {self.unit}  {rate:,.0f} {self.unit}/s  {eta}"
         )
         if self.artifact is not None:
-            update_progress_artifact(self.artifact, self._percent())
+            with self._server_may_fail():
+                update_progress_artifact(self.artifact, self._percent())
+
+    @contextlib.contextmanager
+    def _server_may_fail(self) -> Iterator[None]:
+        """Hours of work do not end because the server could not be told of them: it is not told any more."""
+        try:
+            yield
+        except Exception as error:
+            self.artifact = None
+            self._say(f"is no longer shown in the UI: {error}")
 
     def _say(self, text: str) -> None:
         print(f"{self.name}  {text}", file=sys.stderr, flush=True)

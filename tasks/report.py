@@ -12,9 +12,11 @@ COLUMNS = ("hook_point", "method", "parameters", "l0", "fvu", "cosine", "dead_fr
 
 
 @step(kind="report", code_version="1")
-def report(place: Path, dictionaries: tuple[ArtifactRef, ...], evaluations: tuple[ArtifactRef, ...]) -> dict[str, Any]:
+def report(
+    place: Path, names: tuple[str, ...], dictionaries: tuple[ArtifactRef, ...], evaluations: tuple[ArtifactRef, ...]
+) -> dict[str, Any]:
     """Gather one row per dictionary: hook point by hook point, within each in the order given."""
-    rows = [row(*pair) for pair in zip(dictionaries, evaluations, strict=True)]
+    rows = [row(*entry) for entry in zip(names, dictionaries, evaluations, strict=True)]
     hook_points = [entry["hook_point"] for entry in rows]
     rows.sort(key=lambda entry: hook_points.index(entry["hook_point"]))
     (place / "dictionaries.json").write_text(json.dumps(rows, indent=1, allow_nan=False))
@@ -26,14 +28,14 @@ def report(place: Path, dictionaries: tuple[ArtifactRef, ...], evaluations: tupl
     return {"dictionaries": len(rows)}
 
 
-def row(dictionary: ArtifactRef, evaluation: ArtifactRef) -> dict[str, Any]:
+def row(name: str, dictionary: ArtifactRef, evaluation: ArtifactRef) -> dict[str, Any]:
     """What is known of one dictionary: what it is, and what was measured."""
     store = artifacts()
     spec = store.manifest(dictionary)["spec"]
     chosen = dict(spec.get("dictionary") or spec["baseline"])
     metrics = json.loads((store.path(evaluation) / "metrics.json").read_text())
     return {
-        "ref": str(dictionary),
+        "ref": name,
         "hook_point": spec["hook_point"],
         "method": chosen.pop("method"),
         "params": chosen,

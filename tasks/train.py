@@ -56,9 +56,10 @@ def train(
         ),
     )
     stream = BatchStream(store, hook_point, training.rows, training.batch_size, dictionary.seed)
-    checkpoints = Checkpoints(place / "checkpoint.safetensors", trainer, stream)
+    checkpoints = Checkpoints(place / "scratch" / "checkpoint.safetensors", trainer, stream)
     normalization = checkpoints.restore() or normalization_of(store, hook_point, training)
 
+    left_out = store.count_left_out(hook_point, training.rows)
     name = f"train {dictionary.method} {hook_point}"
     size = training.batch_size
     with Progress(name, steps * size, "rows", done=trainer.step_count * size) as progress:
@@ -68,13 +69,13 @@ def train(
             checkpoints.save_if_due(normalization)
 
         trainer.train((normalization.apply(rows.to(compute.device)) for rows in stream), after_step)
+        checkpoints.save(normalization)
 
     recorded = {"mean": normalization.mean_d.tolist(), "scale": normalization.scale}
     folded = model.cpu().fold_normalization(normalization.mean_d.cpu(), normalization.scale)
     folded.save(place, extra={"normalization": recorded})
     write_table(place / "training.parquet", trainer.log)
-    checkpoints.path.unlink(missing_ok=True)
-    return {"rows": trainer.row_count, "left_out": store.count_left_out(hook_point, training.rows)}
+    return {"rows": trainer.row_count, "left_out": left_out}
 
 
 def untrained(spec: DictionarySpec, d_in: int) -> TrainableDictionary:
@@ -100,22 +101,23 @@ class Checkpoints:
         """Put trainer and stream where the last checkpoint left them; None if there is none."""
         try:
             saved = load_checkpoint(self.path)
-        except StorageError as error:
+            if saved is None:
+                return None
+            tensors, state = saved
+            mean = tensors.pop("normalization.mean")
+            self.trainer.load_state_dict(TrainerState(tensors, state["trainer"]))
+        except (StorageError, ValueError) as error:  # damaged, or of a trainer with other settings
             logger.warning("%s Training starts over.", error)
             return None
-        if saved is None:
-            return None
-        tensors, state = saved
-        mean = tensors.pop("normalization.mean")
-        self.trainer.load_state_dict(TrainerState(tensors, state["trainer"]))
         self.stream.epoch, self.stream.batch = state["epoch"], state["batch"]
         return Normalization(mean, state["scale"])
 
     def save_if_due(self, normalization: Normalization) -> None:
-        pause = max(SECONDS_BETWEEN_CHECKPOINTS, self.cost / CHECKPOINT_SHARE)
+        if time.monotonic() - self.last >= max(SECONDS_BETWEEN_CHECKPOINTS, self.cost / CHECKPOINT_SHARE):
+            self.save(normalization)
+
+    def save(self, normalization: Normalization) -> None:
         started = time.monotonic()
-        if started - self.last < pause:
-            return
         tensors, state = self.trainer.state_dict()
         save_checkpoint(
             self.path,

@@ -63,7 +63,7 @@ def test_a_run_prints_one_json_object_and_the_plan_shows_what_it_made(
     result = saeflow("run", tiny_yaml, "--json", SAEFLOW_HOME=str(home), PREFECT_API_URL=prefect_server)
     assert result.returncode == 0, result.stderr
     summary = json.loads(result.stdout)
-    assert set(summary) == {"experiment", "home", "report", "stages", "dictionaries"}
+    assert set(summary) == {"experiment", "home", "report", "stages", "dictionaries", "warnings"}
     assert summary["experiment"] == "tiny"
     assert Path(summary["home"]) == home
     assert Path(summary["report"]).is_file()

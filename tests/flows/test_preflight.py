@@ -2,9 +2,11 @@ from pathlib import Path
 
 import pytest
 
+from flows.experiment import ready
 from flows.parameters import load_config
 from flows.preflight import prepare, size
 from tasks.caching import artifacts
+from tasks.corpus import tokenize
 from tasks.errors import ExperimentError
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -28,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("home")
 )
 def test_what_is_wrong_is_said_before_any_work(tiny_yaml: Path, override: str, message: str):
     with pytest.raises(ExperimentError, match=message):
-        prepare(load_config(str(tiny_yaml), [override]))
+        ready(load_config(str(tiny_yaml), [override]))
     assert not list(artifacts().home.glob("tokens/*"))
 
 
@@ -40,7 +42,9 @@ def test_an_empty_corpus_is_refused(tiny_yaml: Path, tmp_path: Path):
 
 def test_threads_do_not_depend_on_what_is_left_to_do(tiny_yaml: Path):
     config = load_config(str(tiny_yaml), ["compute={device: cpu}"])
-    assert prepare(config).compute == prepare(config).compute
+    first = prepare(config)
+    tokenize.build(model=first.model, corpus=first.corpus)
+    assert prepare(config).compute == first.compute
     assert prepare(config).workers * prepare(config).compute.threads <= prepare(config).compute_all.threads
 
 

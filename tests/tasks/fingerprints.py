@@ -54,7 +54,13 @@ def modules_behind(module: str) -> set[str]:
                 waiting += [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module:
                 waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        # Importing a module runs its package first, which may register what the module looks up by name.
+        waiting.append(module_of(file).rpartition(".")[0])
     return found
+
+
+def module_of(file: str) -> str:
+    return file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
 @cache
@@ -78,7 +84,17 @@ def tree(file: str) -> str:
             node.body = [  # pyright: ignore[reportAttributeAccessIssue]
                 child for child in body if not (isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant))
             ]
-    return ast.dump(parsed, include_attributes=False)
+    return dump(parsed)
+
+
+def dump(node: object) -> str:
+    """`ast.dump` without empty fields, of which every version of Python has other ones."""
+    if isinstance(node, ast.AST):
+        fields = ", ".join(f"{name}={dump(value)}" for name, value in ast.iter_fields(node) if value not in (None, []))
+        return f"{type(node).__name__}({fields})"
+    if isinstance(node, list):
+        return f"[{', '.join(map(dump, node))}]"
+    return repr(node)
 
 
 def current() -> dict[str, dict[str, str]]:

@@ -24,6 +24,7 @@ def test_a_fingerprint_covers_the_project_modules_that_a_step_uses():
     behind = fingerprints.modules_behind("tasks.train")
     assert {"tasks/train.py", "sae_core/training.py", "sae_core/architectures/topk.py"} <= behind
     assert "storage/activations.py" in behind
+    assert "sae_core/baselines/basis.py" in fingerprints.modules_behind("tasks.evaluate.reconstruction")
     assert not any(file.startswith("flows") for file in behind)
 
 
@@ -34,4 +35,4 @@ def test_comments_and_docstrings_do_not_count_and_code_does(tmp_path, monkeypatc
         (tmp_path / f"{number}.py").write_text(text)
         trees.append(fingerprints.tree(f"{number}.py"))
     assert trees[0] == trees[1] != trees[2]
-    assert ast.dump(ast.parse("x = 1")) == trees[0]
+    assert trees[0] == fingerprints.dump(ast.parse("x = 1"))

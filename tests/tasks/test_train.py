@@ -103,8 +103,11 @@ def test_a_training_that_was_interrupted_ends_with_the_same_bytes(
     monkeypatch.setattr(train_module, "CHECKPOINT_SHARE", 1e9)
     steps_before_death = [5, 1, 60, 64, 30]
     original = Trainer.step
+    steps_taken = 0
 
     def mortal(self: Trainer, rows: torch.Tensor) -> None:
+        nonlocal steps_taken
+        steps_taken += 1
         if steps_before_death:
             if steps_before_death[0] == 0:
                 steps_before_death.pop(0)
@@ -113,13 +116,32 @@ def test_a_training_that_was_interrupted_ends_with_the_same_bytes(
         original(self, rows)
 
     monkeypatch.setattr(Trainer, "step", mortal)
-    deaths = 0
     for _ in range(5):
         with pytest.raises(KeyboardInterrupt):
             train.build(**inputs(planted, spec))
-        deaths += 1
+    resumed = train.build(**inputs(planted, spec))
+    assert resumed.digest == undisturbed.digest
+    assert steps_taken == 192 + 5, "only the step under way at each death is done twice"
+    assert not (artifacts().path(resumed) / "scratch").exists()
+
+
+def test_a_death_after_the_last_step_costs_no_step(planted: ArtifactRef, monkeypatch: pytest.MonkeyPatch):
+    spec = TopKSpec(expansion=3, k=6)
+    undisturbed = train.build(**inputs(planted, spec))
+    artifacts().remove(undisturbed)
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "write_table", die)
+        with pytest.raises(KeyboardInterrupt):
+            train.build(**inputs(planted, spec))
+    # A kill in the middle of writing a checkpoint leaves its temporary file.
+    scratch = artifacts().path("dictionary", f"{undisturbed.key}").with_suffix(".partial") / "scratch"
+    (scratch / "checkpoint.safetensors.partial").write_bytes(b"half")
+    monkeypatch.setattr(Trainer, "step", die)
     assert train.build(**inputs(planted, spec)).digest == undisturbed.digest
-    assert deaths == 5
 
 
 def test_the_stream_goes_on_where_it_was_across_epochs(planted: ArtifactRef):
@@ -145,9 +167,10 @@ def test_a_store_smaller_than_a_batch_says_so(planted: ArtifactRef):
 
 @pytest.mark.parametrize("baseline", [PCASpec(k=None), PCASpec(k=6), RandomSpec(expansion=2), IdentitySpec()])
 def test_baselines_are_evaluated_like_any_dictionary(planted: ArtifactRef, baseline: Any):
-    common = inputs(planted, None)
-    del common["dictionary"]
-    metrics = evaluated(fit_baseline.build(**common, baseline=baseline), planted)
+    fitted = fit_baseline.build(
+        activations=planted, hook_point=HOOK, baseline=baseline, rows=RowFilter(), compute=Compute()
+    )
+    metrics = evaluated(fitted, planted)
     assert metrics["fvu"] < 1
     if baseline == PCASpec(k=None):
         assert metrics["fvu"] < 1e-9
