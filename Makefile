@@ -2,12 +2,13 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-# The lock keeps pip's resolver from searching; see pyproject.toml for why some pins are exact. Python compiles the
-# modules that are used when they are first imported: compiling all of them here would double the time.
+# The lock keeps pip's resolver from searching; see pyproject.toml for why some pins are exact. Python compiles modules
+# when they are first imported and keeps the result: compiling all that is installed would double the time of set-up.
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test lint install acknowledge clean
 

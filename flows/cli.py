@@ -147,9 +147,8 @@ def print_plan(config: ExperimentConfig) -> None:
         plan = stages(prepared, look_up)
     model = prepared.description
     print(f"{config.name}: {model.name} ({model.n_layers} layers, {prepared.dtype}), home {home_path()}")
-    print(
-        f"  {prepared.rows:,} tokens at {len(config.hook_points)} hook points, up to {size(sum(prepared.bytes_needed.values()))}"
-    )
+    disk = size(sum(prepared.bytes_needed.values()))
+    print(f"  {prepared.rows:,} tokens at {len(config.hook_points)} hook points, up to {disk} on disk")
     print(f"  {prepared.workers} processes of {prepared.compute.threads} threads on {prepared.compute.device}")
     for stage in plan:
         print(f"  {'made ' if stage.ref else 'to do'}  {stage.job.name}  {stage.ref or ''}".rstrip())

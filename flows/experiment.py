@@ -14,6 +14,7 @@ from prefect.task_runners import ProcessPoolTaskRunner
 
 from flows.parameters import ExperimentConfig
 from flows.preflight import Prepared, prepare, size
+from flows.server import one_server
 from storage.artifacts import ArtifactRef, DamagedArtifact
 from tasks.baselines import fit_baseline
 from tasks.caching import Step, artifacts
@@ -167,7 +168,8 @@ def run_experiment(config: ExperimentConfig) -> dict[str, Any]:
     """
     workers = ready(config).workers
     runner: Any = ProcessPoolTaskRunner(max_workers=workers)  # its type is narrower than with_options declares
-    return experiment.with_options(task_runner=runner)(config)
+    with one_server():
+        return experiment.with_options(task_runner=runner)(config)
 
 
 def label(spec: DictionarySpec | BaselineSpec) -> str:

@@ -1,0 +1,28 @@
+"""One Prefect server for a run and all its processes.
+
+Where no server is configured, Prefect starts a temporary one, and every process of a pool starts its own: 7 seconds
+of CPU time each. So a run starts it here and tells its processes the address.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prefect.server.api.server import SubprocessASGIServer
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+
+@contextmanager
+def one_server() -> Iterator[None]:
+    """The configured server, or a temporary one that ends with this process."""
+    if PREFECT_API_URL.value():
+        yield
+        return
+    server = SubprocessASGIServer()
+    server.start()
+    os.environ["PREFECT_API_URL"] = server.api_url  # for the processes of the pool
+    try:
+        with temporary_settings({PREFECT_API_URL: server.api_url}):
+            yield
+    finally:
+        del os.environ["PREFECT_API_URL"]
