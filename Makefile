@@ -16,7 +16,8 @@ demo: install
 	$(BIN)/saeflow run quickstart
 
 test: install lint
-	$(BIN)/pytest --numprocesses auto --dist loadfile
+	# In the order of the folders: the longest tests come first, and the short ones fill the other processes.
+	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: install
 	$(BIN)/ruff check .

@@ -118,7 +118,7 @@ def test_an_experiment_killed_in_harvest_and_training_ends_with_the_bytes_of_an_
     for _ in range(KILLS):
         process = start(experiment, home, prefect_server)
         assert kill_when(process, lambda: under_way(home, "dictionary"), rng.uniform(1.0, 8.0))
-        checkpoints += len(list(home.glob("dictionary/*.partial/checkpoint.safetensors")))
+        checkpoints += len(list(home.glob("dictionary/*.partial/scratch/checkpoint.safetensors")))
 
     result = finish(start(experiment, home, prefect_server))
     assert checkpoints > 0, "some training went on from a checkpoint"

@@ -56,11 +56,9 @@ def test_presets_are_listed():
 
 
 @pytest.mark.slow
-def test_a_run_prints_one_json_object_and_the_plan_shows_what_it_made(
-    tiny_yaml: Path, tmp_path: Path, prefect_server: str
-):
+def test_a_run_prints_one_json_object_and_the_plan_shows_what_it_made(tiny_yaml: Path, tmp_path: Path):
     home = tmp_path / "home"
-    result = saeflow("run", tiny_yaml, "--json", SAEFLOW_HOME=str(home), PREFECT_API_URL=prefect_server)
+    result = saeflow("run", tiny_yaml, "--json", SAEFLOW_HOME=str(home), PREFECT_HOME=str(tmp_path / "prefect"))
     assert result.returncode == 0, result.stderr
     summary = json.loads(result.stdout)
     assert set(summary) == {"experiment", "home", "report", "stages", "dictionaries", "warnings"}
