@@ -124,10 +124,11 @@ class ArtifactStore:
                     return self._ref(kind, key)
                 logger.warning("%s", DamagedArtifact(kind, key, _lines(damage)))
                 _take_apart(final, partial, damage)
+            if not find_damage(partial, kind, key):  # an attempt that was killed just before the rename
+                return self._publish(partial, final)
             if not resumable and partial.exists():
                 shutil.rmtree(partial)
             partial.mkdir(parents=True, exist_ok=True)
-            # An attempt killed just before the rename has left its manifest.
             (partial / MANIFEST).unlink(missing_ok=True)
 
             started = time.monotonic()
@@ -149,11 +150,7 @@ class ArtifactStore:
             )
             flush_files(partial, (file["name"] for file in manifest["files"]))
             write_whole(partial / MANIFEST, write_form(manifest))
-            if (partial / SCRATCH).exists():
-                shutil.rmtree(partial / SCRATCH)
-            os.replace(partial, final)
-            flush_files(self.home, [f"{kind}/{key}"])
-            return ArtifactRef(kind=kind, key=key, digest=manifest["digest"])
+            return self._publish(partial, final)
 
     def problems(self, kind: str, key: str) -> list[str]:
         """What is wrong with an artifact that is there, one line for each file; empty when it is whole."""
@@ -195,6 +192,15 @@ class ArtifactStore:
                 logger.warning("%s", DamagedArtifact(kind, key, [f"{MANIFEST} {error}"]))
                 continue
             yield ArtifactRef(kind=kind, key=key, digest=manifest["digest"]), manifest
+
+    def _publish(self, partial: Path, final: Path) -> ArtifactRef:
+        """Give a whole build its name."""
+        if (partial / SCRATCH).exists():
+            shutil.rmtree(partial / SCRATCH)
+        os.replace(partial, final)
+        kind, key = final.parent.name, final.name
+        flush_files(self.home, [f"{kind}/{key}"])
+        return self._ref(kind, key)
 
     def _ref(self, kind: str, key: str) -> ArtifactRef:
         manifest = read_manifest(self.path(kind, key), kind, key)

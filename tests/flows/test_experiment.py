@@ -2,17 +2,20 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
-from flows.experiment import look_up, run_experiment, stages
+from flows.experiment import look_up, ready, run_experiment, stages
 from flows.parameters import ExperimentConfig
 from flows.preflight import prepare
 from tasks.caching import artifacts
+from tasks.errors import ExperimentError
 from tests.conftest import write_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server", "home")]
@@ -31,8 +34,9 @@ def digests() -> dict[str, str]:
 
 
 def test_an_experiment_is_made_once_and_what_is_lost_or_damaged_is_made_again(
-    tiny_experiment: dict[str, Any], caplog: pytest.LogCaptureFixture
+    tiny_experiment: dict[str, Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
+    config = ExperimentConfig.model_validate(tiny_experiment)
     first = run(tiny_experiment)
     everything = digests()
     assert len(made(first)) == len(first["stages"]) == 23
@@ -57,6 +61,12 @@ def test_an_experiment_is_made_once_and_what_is_lost_or_damaged_is_made_again(
     assert digests() == everything
 
     assert made(run(tiny_experiment, dictionaries=tiny_experiment["dictionaries"][:1])) == ["report"]
+
+    with monkeypatch.context() as full_disk:
+        full_disk.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+        ready(config)  # all is made, so nothing is needed
+        with pytest.raises(ExperimentError, match=r"needs about [\d,]+ bytes .* 1,000 bytes"):
+            ready(config.model_copy(update={"hook_points": ("blocks.0.hook_resid_post",)}))
 
     topk = {"method": "topk", "expansion": 2, "k": 5}
     plan = stages(prepare(ExperimentConfig.model_validate({**tiny_experiment, "dictionaries": [topk]})), look_up)

@@ -113,6 +113,40 @@ def test_a_build_that_is_not_resumable_starts_from_nothing(tmp_path):
     assert not (store.path(ref) / "left").exists()
 
 
+def test_scratch_waits_for_the_next_attempt_and_is_no_part_of_the_artifact(tmp_path):
+    store = ArtifactStore(tmp_path)
+
+    def fail(place):
+        (place / "scratch").mkdir()
+        (place / "scratch/checkpoint").write_text("half")
+        raise KeyboardInterrupt
+
+    def go_on(place):
+        assert (place / "scratch/checkpoint").read_text() == "half"
+        return write_two_files(place)
+
+    with pytest.raises(KeyboardInterrupt):
+        build(store, fail, resumable=True)
+    ref = build(store, go_on, resumable=True)
+    assert files_of(store.path(ref)).keys() == {"folder/a.bin", "b.json", "manifest.json"}
+
+
+@pytest.mark.parametrize("resumable", [True, False])
+def test_a_build_killed_just_before_the_rename_is_not_made_again(tmp_path, monkeypatch, resumable):
+    store = ArtifactStore(tmp_path)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ArtifactStore, "_publish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build(store, write_two_files, resumable=resumable)
+    assert store.find("tokens", "k") is None
+    ref = build(store, killed, resumable=resumable)
+    assert store.find("tokens", "k") == ref
+
+
 def test_every_flipped_bit_is_named_and_repaired(tmp_path, caplog):
     store = ArtifactStore(tmp_path)
     ref = build(store, write_two_files)

@@ -85,6 +85,21 @@ def test_a_book_becomes_several_documents_of_whole_paragraphs(tiny_corpus: Path)
     assert "".join(pieces) == tiny_corpus.read_text()
 
 
+def test_a_text_without_paragraphs_becomes_several_documents(tmp_path: Path):
+    lines = [f"sentence number {number} of a long list\n" for number in range(1000)]
+    (tmp_path / "lines.txt").write_text("".join(lines))
+    pieces = list(documents(str(tmp_path / "lines.txt"), spec("x")))
+    assert len(pieces) > 3
+    assert "".join(pieces) == "".join(lines)
+
+
+def test_half_a_surrogate_pair_does_not_end_the_work(model: ArtifactRef, tmp_path: Path, tiny_corpus: Path):
+    texts = [*documents(str(tiny_corpus), spec("x")), "a \ud83d cat"]
+    (tmp_path / "odd.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in reversed(texts)))
+    tokens = tokenize.build(model=model, corpus=locate(spec(tmp_path / "odd.jsonl")))
+    assert token_rows(tokens, "train").shape == (125, 32)
+
+
 def test_exact_repetitions_are_dropped(model: ArtifactRef, tmp_path: Path, tiny_corpus: Path):
     texts = list(documents(str(tiny_corpus), spec("x")))[:40]
     for name, repeated in (("once", texts), ("twice", texts + texts)):
@@ -108,12 +123,16 @@ def test_exact_repetitions_are_dropped(model: ArtifactRef, tmp_path: Path, tiny_
         ("blank.jsonl", "\n\n", "holds no text"),
         ("other.jsonl", '{"body": "x"}', "no field 'text'"),
         ("broken.jsonl", "{", "line 1 is not JSON"),
+        ("latin.jsonl", b'{"text": "\xe9"}', "no valid .jsonl file"),
+        ("broken.parquet", "PAR1", "no valid .parquet file"),
         ("missing.txt", None, "no .txt, .jsonl or .parquet file"),
     ],
 )
-def test_a_source_without_text_is_named_with_advice(tmp_path: Path, source: str, content: str | None, message: str):
+def test_a_source_without_text_is_named_with_advice(
+    tmp_path: Path, source: str, content: str | bytes | None, message: str
+):
     if content is not None:
-        (tmp_path / source).write_text(content)
+        (tmp_path / source).write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(ExperimentError, match=message):
         locate(spec(tmp_path / source))
 
