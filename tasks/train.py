@@ -27,7 +27,7 @@ from tasks.specs import DictionarySpec, TiedReLUSpec, TrainingSpec, n_features
 
 logger = logging.getLogger("saeflow.train")
 
-SECONDS_BETWEEN_CHECKPOINTS = 2.0
+SECONDS_BETWEEN_CHECKPOINTS = 1.0
 CHECKPOINT_SHARE = 0.05  # of the time, at most
 LR_DECAY_SHARE = 0.2  # of the steps: the last fifth falls linearly to zero
 

@@ -37,7 +37,7 @@ def experiment(tmp_path: Path, tiny_experiment: dict[str, Any]) -> Path:
             "context_length": 32,
         },
         "hook_points": ["blocks.2.mlp.hook_post"],
-        "training": {"batch_size": 64, "epochs": 4},
+        "training": {"batch_size": 64, "epochs": 3},
         "baselines": [],
     }
     file = tmp_path / "experiment.yaml"
@@ -117,7 +117,7 @@ def test_an_experiment_killed_in_harvest_and_training_ends_with_the_bytes_of_an_
     checkpoints = 0
     for _ in range(KILLS):
         process = start(experiment, home, prefect_server)
-        assert kill_when(process, lambda: under_way(home, "dictionary"), rng.uniform(1.0, 8.0))
+        assert kill_when(process, lambda: under_way(home, "dictionary"), rng.uniform(1.0, 5.0))
         checkpoints += len(list(home.glob("dictionary/*.partial/scratch/checkpoint.safetensors")))
 
     result = finish(start(experiment, home, prefect_server))
