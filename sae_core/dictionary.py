@@ -101,6 +101,13 @@ class Dictionary(nn.Module, ABC):
             folded._to_raw_units(mean_d.to(weight), scale)
         return folded
 
+    def unit_norm(self) -> Self:
+        """The same function with codes in units of activations: each feature writes its code times a unit vector.
+
+        Most dictionaries are so already.
+        """
+        return self
+
     def check_rows(self, x_Bd: Tensor) -> None:
         """Raise ValueError unless the last dimension is this dictionary's activation width."""
         if x_Bd.ndim == 0 or x_Bd.shape[-1] != self.d_in:
@@ -109,8 +116,9 @@ class Dictionary(nn.Module, ABC):
                 "Give it the hook point that it was made for"
             )
 
-    def save(self, directory: Path, extra: dict[str, Any] | None = None) -> None:
+    def save(self, directory: Path | str, extra: dict[str, Any] | None = None) -> None:
         """Write `dictionary.safetensors` and `config.json`; `extra` is recorded in the latter as it is."""
+        directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         config = {
@@ -123,12 +131,13 @@ class Dictionary(nn.Module, ABC):
         (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
 
 
-def load_dictionary(directory: Path) -> Dictionary:
+def load_dictionary(directory: Path | str) -> Dictionary:
     """The dictionary that `Dictionary.save` wrote, bit for bit, on the CPU.
 
     Raises FileNotFoundError when a file is missing; ValueError when the method is unknown or the two files
     disagree.
     """
+    directory = Path(directory)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (directory / name).is_file():
             raise FileNotFoundError(f"{directory} holds no dictionary: {name} is missing")

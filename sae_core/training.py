@@ -1,6 +1,6 @@
 """Training a dictionary on any iterator of activations, and resuming it bit for bit.
 
-    loss → backward → constrain gradients → clip → Adam → constrain parameters
+    loss → backward → constrain gradients → clip → Adam → constrain parameters → now and then, resample dead features
 
 Nothing here knows where rows come from or where checkpoints go. `state_dict` holds everything that the next
 step depends on but the data cursor, which is the caller's: batch i has to go to step i.
@@ -9,7 +9,7 @@ Shapes: B rows, d activation width, n features.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -32,7 +32,10 @@ class TrainingConfig:
     """Steps over which the learning rate rises linearly from 0."""
 
     lr_decay_steps: int = 0
-    """Last steps, over which the learning rate falls linearly to 0."""
+    """Last steps, over which the learning rate falls to 0."""
+
+    lr_decay: Literal["linear", "cosine"] = "linear"
+    """How it falls."""
 
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's decay rates of the first and second moments."""
@@ -45,6 +48,10 @@ class TrainingConfig:
 
     dead_after_rows: int = 100_000
     """Rows without firing after which a feature counts as dead."""
+
+    resample_every: int | None = None
+    """Steps between resamplings: dead features start again at rows that are rebuilt badly. None for never, as AuxK
+    makes it needless where an architecture has it."""
 
     seed: int = 0
     """Of the initialisation."""
@@ -64,6 +71,10 @@ class TrainingConfig:
             raise ValueError(f"gradient_clip={self.gradient_clip} must be positive, or None for no clipping")
         if min(self.lr_warmup_steps, self.lr_decay_steps, self.sparsity_warmup_steps, self.dead_after_rows) < 0:
             raise ValueError("warm-up and decay steps and dead_after_rows must not be negative")
+        if self.resample_every is not None and self.resample_every < 1:
+            raise ValueError(f"resample_every={self.resample_every} must be at least 1, or None for never")
+        if self.lr_decay not in ("linear", "cosine"):
+            raise ValueError(f"lr_decay={self.lr_decay!r} does not exist; choose linear or cosine")
         if self.lr_warmup_steps + self.lr_decay_steps > self.steps:
             raise ValueError(
                 f"lr_warmup_steps={self.lr_warmup_steps} and lr_decay_steps={self.lr_decay_steps} "
@@ -71,14 +82,24 @@ class TrainingConfig:
             )
 
     def learning_rate_at(self, step: int) -> float:
-        """Learning rate of the step after `step` are done: a trapezium that reaches 0 only after the last."""
-        rise = (step + 1) / (self.lr_warmup_steps + 1)
-        fall = (self.steps - step) / (self.lr_decay_steps + 1)
-        return self.learning_rate * min(rise, 1.0, fall)
+        """Learning rate of the step after `step` are done: it rises, stays, and reaches 0 only after the last."""
+        rise = min((step + 1) / (self.lr_warmup_steps + 1), 1.0)
+        fall = min((self.steps - step) / (self.lr_decay_steps + 1), 1.0)
+        if self.lr_decay == "cosine":
+            fall = (1 - math.cos(math.pi * fall)) / 2
+        return self.learning_rate * min(rise, fall)
 
     def sparsity_at(self, step: int) -> float:
         """Share of the sparsity penalty in force, in (0, 1]."""
         return min((step + 1) / (self.sparsity_warmup_steps + 1), 1.0)
+
+
+LogRow = dict[str, float | None]
+"""step, rows, learning_rate, loss, l0, dead_fraction, mse, fvu, l1 and what the method adds; None where undefined."""
+
+LogSink = Callable[[LogRow], None]
+"""Takes a row of the log as it is made, to show or to send it somewhere. A run that goes on from a checkpoint gives the
+rows after it once more."""
 
 
 class TrainerState(NamedTuple):
@@ -101,7 +122,7 @@ class Trainer:
     loss, l0, dead_fraction, mse, fvu, l1, …the method's own}, where step counts from 1.
     """
 
-    def __init__(self, dictionary: TrainableDictionary, config: TrainingConfig):
+    def __init__(self, dictionary: TrainableDictionary, config: TrainingConfig, sinks: Sequence[LogSink] = ()):
         self.dictionary = dictionary
         self.config = config
         self.generator = torch.Generator().manual_seed(config.seed)
@@ -117,7 +138,8 @@ class Trainer:
         self.step_count = 0
         self.row_count = 0
         self.rows_since_fired_n = torch.zeros(dictionary.n_features, dtype=torch.int64, device=self.device)
-        self.log: list[dict[str, float | None]] = []
+        self.log: list[LogRow] = []
+        self.sinks = sinks
         self._sums: dict[str, Tensor] = {}  # of the log's next row; on the device, so that no step waits for them
         self._summed_steps = 0
 
@@ -163,6 +185,8 @@ class Trainer:
         self.step_count += 1
         self.row_count += len(x_Bd)
         self.rows_since_fired_n = torch.where(loss.fired_n > 0, 0, self.rows_since_fired_n + len(x_Bd))
+        if self.config.resample_every and self.step_count % self.config.resample_every == 0:
+            self._resample(x_Bd)
         self._record(loss, len(x_Bd), learning_rate)
 
     def state_dict(self) -> TrainerState:
@@ -213,6 +237,18 @@ class Trainer:
         self._summed_steps = state["summed_steps"]
         self.log = [dict(row) for row in state["log"]]
 
+    def _resample(self, x_Bd: Tensor) -> None:
+        """Start dead features again, with fresh moments in the optimiser."""
+        dead_D = (self.rows_since_fired_n >= self.config.dead_after_rows).nonzero().squeeze(1)
+        if len(dead_D) == 0:
+            return
+        self.dictionary.resample(dead_D, x_Bd, self.generator)
+        for name, parameter in self.parameters.items():
+            if name.rpartition("_")[2].startswith("n"):  # one feature a row, as its shape suffix says
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    self.optimizer.state[parameter][moment][dead_D] = 0
+        self.rows_since_fired_n[dead_D] = 0
+
     def _settings(self) -> dict[str, Any]:
         """What a checkpoint must agree in with the trainer that goes on from it; JSON-able."""
         training = asdict(self.config) | {"betas": list(self.config.betas)}
@@ -233,6 +269,8 @@ class Trainer:
             # A one-row batch has no FVU, say: null, as JSON knows no NaN.
             self.log.append({name: value if math.isfinite(value) else None for name, value in row.items()})
             self._sums, self._summed_steps = {}, 0
+            for sink in self.sinks:
+                sink(self.log[-1])
 
     def _explain_not_finite(self, x_Bd: Tensor) -> str:
         bad = (~torch.isfinite(x_Bd).all(1)).nonzero().flatten().tolist()

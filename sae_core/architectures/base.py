@@ -1,13 +1,19 @@
-"""What the Trainer asks of a dictionary that can be trained."""
+"""What the Trainer asks of a dictionary that can be trained, and what the untied autoencoders share.
+
+Shapes: B rows, d activation width, n features.
+"""
 
 from abc import abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
 
 from sae_core.dictionary import Dictionary
+
+RESAMPLED_ENCODER_NORM = 0.2  # of the mean norm of the live features' encoder rows
 
 
 class Loss(NamedTuple):
@@ -28,7 +34,7 @@ class TrainableDictionary(Dictionary):
 
     @abstractmethod
     def initialise(self, generator: torch.Generator) -> None:
-        """Set every parameter afresh, in place, from the generator alone."""
+        """Set every parameter and average afresh, in place, from the generator alone."""
 
     @abstractmethod
     def loss(self, x_Bd: Float[Tensor, "B d"], sparsity: float, dead_n: Bool[Tensor, "n"]) -> Loss:
@@ -38,14 +44,92 @@ class TrainableDictionary(Dictionary):
         features that have not fired for so long that they need help.
         """
 
+    @abstractmethod
+    def resample(self, dead_D: Int[Tensor, "D"], x_Bd: Float[Tensor, "B d"], generator: torch.Generator) -> None:
+        """Start these features again, in place, each at a row of the batch that is rebuilt badly (Bricken et al. 2023,
+        "Neuron resampling")."""
+
     def constrain_gradients(self) -> None:
         """Called between backward and the optimiser's step."""
 
     def constrain_parameters(self) -> None:
-        """Called after the optimiser's step."""
+        """Called after the optimiser's step; averages that a batch gave enter here."""
+
+
+class SparseAutoencoder(TrainableDictionary):
+    """a = W_enc (x − b_dec) + b_enc        f = activation(a)        x̂ = f W_dec + b_dec
+
+    Rows of W_dec have unit norm: the gradient along them is removed and they are renormalised after each step.
+    """
+
+    def __init__(self, d_in: int, n_features: int, d_out: int | None = None):
+        super().__init__(d_in, n_features)
+        self.W_enc_nd = nn.Parameter(torch.empty(n_features, d_in))
+        self.b_enc_n = nn.Parameter(torch.empty(n_features))
+        self.W_dec_nd = nn.Parameter(torch.empty(n_features, d_out or d_in))
+        self.b_dec_d = nn.Parameter(torch.empty(d_out or d_in))
+
+    def config(self) -> dict[str, Any]:
+        return {"d_in": self.d_in, "n_features": self.n_features}
+
+    def initialise(self, generator: torch.Generator) -> None:
+        with torch.no_grad():
+            self.W_dec_nd.normal_(generator=generator)
+            self.W_dec_nd.div_(self.W_dec_nd.norm(dim=1, keepdim=True).clamp_min(1e-8))
+            self.W_enc_nd.copy_(self.W_dec_nd)
+            self.b_enc_n.zero_()
+            self.b_dec_d.zero_()
+
+    @property
+    def directions(self) -> Float[Tensor, "n d"]:
+        return F.normalize(self.W_dec_nd, dim=1)
+
+    def pre_activations(self, x_Bd: Float[Tensor, "*B d"]) -> Float[Tensor, "*B n"]:
+        """a = W_enc (x − b_dec) + b_enc."""
+        self.check_rows(x_Bd)
+        return F.linear(x_Bd - self.b_dec_d, self.W_enc_nd, self.b_enc_n)
+
+    def decode(self, f_Bn: Float[Tensor, "*B n"]) -> Float[Tensor, "*B d"]:
+        return f_Bn @ self.W_dec_nd + self.b_dec_d
+
+    @torch.no_grad()
+    def resample(self, dead_D: Int[Tensor, "D"], x_Bd: Float[Tensor, "B d"], generator: torch.Generator) -> None:
+        rows_D = badly_rebuilt(x_Bd, self(x_Bd), len(dead_D), generator)
+        directions_Dd = F.normalize(x_Bd[rows_D] - self.b_dec_d, dim=1)
+        self.W_dec_nd[dead_D] = directions_Dd
+        self.W_enc_nd[dead_D] = directions_Dd * resampled_encoder_norm(self.W_enc_nd, dead_D)
+        self.b_enc_n[dead_D] = 0
+
+    def constrain_gradients(self) -> None:
+        # Renormalising undoes a step along a row, but Adam's moments would remember it.
+        grad_nd = self.W_dec_nd.grad
+        assert grad_nd is not None
+        along_n1 = (grad_nd * self.W_dec_nd.detach()).sum(1, keepdim=True)
+        grad_nd.addcmul_(along_n1, self.W_dec_nd.detach(), value=-1)
+
+    def constrain_parameters(self) -> None:
+        with torch.no_grad():
+            self.W_dec_nd.div_(self.W_dec_nd.norm(dim=1, keepdim=True).clamp_min(1e-8))
+
+    def _to_raw_units(self, mean_d: Tensor, scale: float) -> None:
+        self.b_enc_n *= scale
+        self.b_dec_d.mul_(scale).add_(mean_d)
 
 
 def reconstruction_error(x_Bd: Tensor, xhat_Bd: Tensor) -> tuple[Tensor, Tensor]:
     """Mean squared error over rows and dimensions, and the batch's FVU = Σ‖x − x̂‖² / Σ‖x − x̄‖²."""
     mse = (xhat_Bd - x_Bd).square().mean()
     return mse, mse / (x_Bd - x_Bd.mean(0)).square().mean()
+
+
+def badly_rebuilt(x_Bd: Tensor, xhat_Bd: Tensor, count: int, generator: torch.Generator) -> Int[Tensor, "count"]:
+    """Rows drawn with replacement, in proportion to the square of their squared error."""
+    weights_B = (x_Bd - xhat_Bd).square().sum(1).square().cpu()
+    return torch.multinomial(weights_B, count, replacement=True, generator=generator).to(x_Bd.device)
+
+
+def resampled_encoder_norm(W_enc_nd: Tensor, dead_D: Tensor) -> Tensor:
+    """Smaller than that of live features, so that a new one does not push them aside at once; 1 if none is alive."""
+    alive_n = torch.ones(len(W_enc_nd), dtype=torch.bool, device=W_enc_nd.device)
+    alive_n[dead_D] = False
+    return RESAMPLED_ENCODER_NORM * W_enc_nd[alive_n].norm(dim=1).mean() if alive_n.any() else W_enc_nd.new_ones(())

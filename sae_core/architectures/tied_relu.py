@@ -16,10 +16,10 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from sae_core.architectures.base import Loss, TrainableDictionary, reconstruction_error
+from sae_core.architectures.base import Loss, TrainableDictionary, badly_rebuilt, reconstruction_error
 from sae_core.dictionary import register
 
 
@@ -58,6 +58,13 @@ class TiedReLU(TrainableDictionary):
 
     def decode(self, f_Bn: Float[Tensor, "*B n"]) -> Float[Tensor, "*B d"]:
         return f_Bn @ self.directions + self.center_d
+
+    @torch.no_grad()
+    def resample(self, dead_D: Int[Tensor, "D"], x_Bd: Float[Tensor, "B d"], generator: torch.Generator) -> None:
+        rows_D = badly_rebuilt(x_Bd, self(x_Bd), len(dead_D), generator)
+        # Only a row's direction counts; a longer one would turn more slowly than the others.
+        self.W_nd[dead_D] = F.normalize(x_Bd[rows_D] - self.center_d, dim=1) * self.W_nd.norm(dim=1).mean()
+        self.b_n[dead_D] = 0
 
     def loss(self, x_Bd: Float[Tensor, "B d"], sparsity: float, dead_n: Bool[Tensor, "n"]) -> Loss:
         self.check_rows(x_Bd)

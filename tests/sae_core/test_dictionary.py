@@ -7,7 +7,25 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sae_core import Dictionary, TiedReLU, TopK, create, fit_identity, fit_pca, fit_random, load_dictionary
+from sae_core import (
+    BatchTopK,
+    Crosscoder,
+    Dictionary,
+    Gated,
+    JumpReLU,
+    MatryoshkaBatchTopK,
+    ReLU,
+    TiedReLU,
+    TopK,
+    Transcoder,
+    create,
+    fit_ica,
+    fit_identity,
+    fit_nmf,
+    fit_pca,
+    fit_random,
+    load_dictionary,
+)
 from sae_core.dictionary import DICTIONARIES
 
 
@@ -22,6 +40,8 @@ def perturbed(dictionary: Dictionary) -> Dictionary:
         for parameter in dictionary.parameters():
             if parameter.ndim == 1:
                 parameter.normal_(generator=generator)
+    if isinstance(dictionary, BatchTopK):
+        dictionary.set_threshold(0.4)
     return dictionary
 
 
@@ -29,9 +49,19 @@ def one_of_each() -> list[Dictionary]:
     x_Bd = rows()
     return [
         perturbed(TiedReLU(6, 12, alpha=1e-3)),
+        perturbed(ReLU(6, 12, l1_coefficient=1)),
+        perturbed(Gated(6, 12, l1_coefficient=1)),
         perturbed(TopK(6, 12, k=3)),
+        perturbed(BatchTopK(6, 12, k=3)),
+        perturbed(MatryoshkaBatchTopK(6, 12, k=3, widths=(4, 12))),
+        perturbed(JumpReLU(6, 12, coefficient=1)),
+        perturbed(Crosscoder(6, 12, k=3, layers=2)),
+        perturbed(Transcoder(6, 12, k=3, d_out=6, skip=True)),
         fit_pca(iter([x_Bd])),
         fit_pca(iter([x_Bd]), k=2),
+        fit_pca(iter([x_Bd]), centred=False, rectify=True),
+        fit_ica(iter([x_Bd]), seed=0),
+        fit_nmf(lambda: iter([x_Bd]), n_features=4, seed=0),
         fit_random(lambda: iter([x_Bd]), n_features=12, seed=0),
         fit_random(lambda: iter([x_Bd]), n_features=12, seed=0, k=4),
         fit_identity(iter([x_Bd])),
@@ -44,6 +74,9 @@ def label(dictionary: Dictionary) -> str:
 
 
 each_dictionary = pytest.mark.parametrize("dictionary", one_of_each(), ids=label)
+each_autoencoder = pytest.mark.parametrize(
+    "dictionary", [it for it in one_of_each() if not isinstance(it, Transcoder)], ids=label
+)
 
 
 def test_the_parametrised_tests_here_cover_every_registered_method():
@@ -76,7 +109,7 @@ def test_a_float64_dictionary_stays_float64_on_disk(tmp_path: Path):
     assert next(load_dictionary(tmp_path).parameters()).dtype == torch.float64
 
 
-@each_dictionary
+@each_autoencoder
 def test_folding_a_normalization_in_is_exact(dictionary: Dictionary):
     dictionary = dictionary.double()
     x_Bd = rows().double() * 40 + 300

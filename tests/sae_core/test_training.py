@@ -13,23 +13,22 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sae_core import TiedReLU, TopK, TrainableDictionary, Trainer, TrainerState, TrainingConfig
+from sae_core import JumpReLU, TiedReLU, TopK, TrainableDictionary, Trainer, TrainerState, TrainingConfig, Transcoder
+from tests.sae_core.zoo import ZOO, D, N
 
-STEPS, BATCH, D, N = 23, 64, 8, 24
+STEPS, BATCH = 23, 64
 
-ARCHITECTURES: dict[str, Callable[[], TrainableDictionary]] = {
-    "tied_relu": lambda: TiedReLU(D, N, alpha=3e-3),
-    "topk": lambda: TopK(D, N, k=2),
-}
+ARCHITECTURES = ZOO
 each_architecture = pytest.mark.parametrize("make", ARCHITECTURES.values(), ids=ARCHITECTURES)
 
-# Every schedule in force, and dead features (so AuxK) from the first few steps on.
+# Every schedule in force, and dead features (so AuxK and resampling) from the first few steps on.
 CONFIG = TrainingConfig(
     steps=STEPS,
     lr_warmup_steps=4,
     lr_decay_steps=5,
     sparsity_warmup_steps=6,
     dead_after_rows=3 * BATCH,
+    resample_every=7,
     log_every=5,
     seed=3,
 )
@@ -141,6 +140,56 @@ def test_the_learning_rate_is_a_trapezium_that_never_reaches_zero_before_the_end
     assert [TrainingConfig(steps=3).learning_rate_at(step) for step in range(3)] == [1e-3] * 3
 
 
+def test_the_cosine_decay_falls_slowly_then_fast_then_slowly():
+    config = TrainingConfig(steps=9, learning_rate=1.0, lr_decay_steps=3, lr_decay="cosine")
+    rates = [config.learning_rate_at(step) for step in range(10)]
+    assert rates == pytest.approx([1] * 6 + [(2 + 2**0.5) / 4, 0.5, (2 - 2**0.5) / 4, 0])
+
+
+@each_architecture
+def test_resampled_features_point_at_rows_of_the_batch_with_fresh_moments(make):
+    """Twelve rows are alike and one is not: it is rebuilt worst, and the dead features start there."""
+    trainer = Trainer(
+        make(), TrainingConfig(steps=9, resample_every=4, dead_after_rows=3 * 13, compute_dtype="float32")
+    )
+    odd_d = torch.tensor([0.0, 30.0, 0.0, 30.0, 0.0, 30.0, 0.0, 30.0])
+    x_Bd = torch.cat([torch.linspace(1, 2, D).expand(12, D) + torch.randn(12, D) / 100, odd_d[None]])
+    for _ in range(3):
+        trainer.step(x_Bd)
+    dead = torch.arange(5)
+    trainer.rows_since_fired_n[dead] = 1000
+    for name, bias in trainer.parameters.items():
+        if name in ("b_n", "b_enc_n"):
+            bias.data[dead] = -1000.0
+    trainer.step(x_Bd)
+    assert (trainer.rows_since_fired_n[dead] == 0).all()
+    for name, parameter in trainer.parameters.items():
+        if name.endswith(("_n", "_nd")):
+            assert (trainer.optimizer.state[parameter]["exp_avg"][dead] == 0).all()
+    model = trainer.dictionary
+    if not isinstance(model, Transcoder):  # which writes the error and reads the input
+        center_d = model.center_d if isinstance(model, TiedReLU) else model.get_parameter("b_dec_d")
+        toward_d = torch.nn.functional.normalize(odd_d - center_d, dim=0)
+        assert ((model.directions[dead] @ toward_d) > 0.99).all()
+    reads_nd = trainer.parameters["W_nd" if isinstance(model, TiedReLU) else "W_enc_nd"]
+    assert (reads_nd[dead] @ odd_d[: model.d_in] > 0).all()
+
+
+def test_a_sink_sees_every_row_of_the_log():
+    seen: list[dict] = []
+    trainer = Trainer(TopK(D, N, k=2), CONFIG, sinks=[seen.append])
+    trainer.train(batches())
+    assert seen == trainer.log
+
+
+def test_jumprelu_comes_to_the_l0_it_is_told():
+    model = JumpReLU(D, N, coefficient=1.0, target_l0=3)
+    trainer = Trainer(model, TrainingConfig(steps=600, learning_rate=1e-2, lr_decay_steps=200))
+    trainer.train(batches(0, 600))
+    x_Bd = torch.cat(list(batches(600, 610)))
+    assert (model.encode(x_Bd) > 0).sum(1).double().mean().item() == pytest.approx(3, rel=0.15)
+
+
 def test_the_sparsity_penalty_warms_up_linearly():
     config = TrainingConfig(steps=10, sparsity_warmup_steps=3)
     assert [config.sparsity_at(step) for step in range(5)] == [0.25, 0.5, 0.75, 1, 1]
@@ -202,7 +251,7 @@ def test_an_empty_iterator_and_one_that_ends_early_are_told_apart():
 
 @each_architecture
 def test_rows_of_the_wrong_width_are_refused(make):
-    with pytest.raises(ValueError, match=r"width 8, got shape \[4, 9\]"):
+    with pytest.raises(ValueError, match=r"(width 8|4 \+ 4 wide), got shape \[4, 9\]"):
         Trainer(make(), CONFIG).step(torch.zeros(4, 9))
 
 
@@ -222,6 +271,8 @@ def test_a_checkpoint_of_another_config_is_refused_by_the_fields_that_differ():
         ({"steps": 5, "learning_rate": 0.0}, "learning_rate=0.0 must be positive"),
         ({"steps": 5, "gradient_clip": 0.0}, "gradient_clip=0.0 must be positive"),
         ({"steps": 5, "lr_warmup_steps": -1}, "must not be negative"),
+        ({"steps": 5, "resample_every": 0}, "resample_every=0 must be at least 1"),
+        ({"steps": 5, "lr_decay": "sudden"}, "choose linear or cosine"),
         ({"steps": 5, "lr_warmup_steps": 3, "lr_decay_steps": 3}, "do not fit into steps=5"),
     ],
 )
