@@ -1,7 +1,7 @@
 """A fixed basis as a dictionary: what every baseline that is not learned by gradient descent shares.
 
-    c = (x − center) Dᵀ        optionally relu(c); optionally only the k largest |c| of a row        x̂ = gain
-    · c D + center
+    c = (x − center) Dᵀ        optionally relu(c); optionally only the k largest |c| of a row
+    x̂ = gain · c D + center
 
 Shapes: B rows, d activation width, n features; D is [n, d] with unit rows.
 """
@@ -42,7 +42,7 @@ class Basis(Dictionary):
 
     def encode(self, x_Bd: Float[Tensor, "*B d"]) -> Float[Tensor, "*B n"]:
         self.check_rows(x_Bd)
-        c_Bn = F.linear(x_Bd - self.center_d, self.directions_nd)
+        c_Bn = self._coefficients(x_Bd - self.center_d)
         if self.rectify:
             c_Bn = c_Bn.relu()
         if self.k is not None:
@@ -50,8 +50,19 @@ class Basis(Dictionary):
             c_Bn = torch.zeros_like(c_Bn).scatter(-1, largest_Bk, c_Bn.gather(-1, largest_Bk))
         return c_Bn
 
+    def _coefficients(self, centred_Bd: Float[Tensor, "*B d"]) -> Float[Tensor, "*B n"]:
+        """Codes before the ReLU and the choice of k. Must be homogeneous, c(s·x) = s·c(x) for s > 0: on that
+        rests the folding of a normalization."""
+        return F.linear(centred_Bd, self.directions_nd)
+
     def decode(self, f_Bn: Float[Tensor, "*B n"]) -> Float[Tensor, "*B d"]:
         return self.gain * (f_Bn @ self.directions_nd) + self.center_d
 
     def _to_raw_units(self, mean_d: Tensor, scale: float) -> None:
         self.center_d.mul_(scale).add_(mean_d)
+
+
+def positive_largest_entry(vectors_nd: Float[Tensor, "n d"]) -> Float[Tensor, "n 1"]:
+    """The sign ±1 of each row's entry of largest magnitude: multiplied with it, a direction that is defined up
+    to its sign no longer depends on LAPACK's whim."""
+    return vectors_nd.gather(1, vectors_nd.abs().argmax(1, keepdim=True)).sign()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_core import ReconstructionMetrics, learned_to_true, mmcs, true_to_learned
+from sae_core import ReconstructionMetrics
 
 
 def sample(offset: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
@@ -50,9 +50,12 @@ def test_the_other_values_are_their_formulae():
         "mse": (x_Bd - xhat_Bd).square().mean().item(),
         "cosine": torch.nn.functional.cosine_similarity(x_Bd, xhat_Bd).mean().item(),
         "l0": l0_B.double().mean().item(),
+        "l0_p5": l0_B.sort().values[300 * 5 // 100 - 1].item(),
         "l0_median": l0_B.median().item(),
+        "l0_p95": l0_B.sort().values[300 * 95 // 100 - 1].item(),
         "l1": f_Bn.sum(1).mean().item(),
         "dead_fraction": 1 / 9,
+        "alive_fraction": 8 / 9,
     }
     assert {name: result.values[name] for name in expected} == pytest.approx(expected, rel=1e-5)
     assert torch.equal(result.rows_by_l0, torch.bincount(l0_B, minlength=10))
@@ -68,6 +71,13 @@ def test_signed_codes_count_by_magnitude():
     assert result.features["max"].tolist() == [3, 0]
     assert result.features["mean"][0] == 2
     assert result.values["l0"] == 1
+
+
+def test_a_feature_is_alive_above_ten_rows_and_dead_at_none():
+    f_Bn = torch.zeros(40, 4)
+    f_Bn[:10, 1] = f_Bn[:11, 2] = f_Bn[:, 3] = 1
+    values = streamed(torch.eye(40), torch.eye(40), f_Bn).result().values
+    assert (values["dead_fraction"], values["alive_fraction"]) == (0.25, 0.5)
 
 
 def test_what_is_undefined_is_none_with_a_reason():
@@ -90,18 +100,3 @@ def test_rows_that_do_not_belong_together_are_refused():
 def test_a_reconstruction_that_is_not_finite_is_refused():
     with pytest.raises(ValueError, match="the reconstruction holds NaN"):
         ReconstructionMetrics(4).update(torch.ones(5, 3), torch.full((5, 3), float("nan")), torch.zeros(5, 4))
-
-
-def test_mmcs_averages_over_its_first_side():
-    both, one = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[5.0, 0.0]])
-    assert mmcs(one, both) == 1
-    assert mmcs(both, one) == 0.5
-    assert true_to_learned(both, one) == 0.5, "a true feature is missed"
-    assert learned_to_true(both, one) == 0.5, "a learned feature is not true"
-    assert learned_to_true(both, one, torch.tensor([True, False])) == 1, "unless it is dead"
-
-
-def test_mmcs_is_signed_and_refuses_an_empty_side():
-    assert mmcs(torch.tensor([[1.0, 0.0]]), torch.tensor([[-1.0, 0.0]])) == -1
-    with pytest.raises(ValueError, match="0 with 2 directions is undefined"):
-        mmcs(torch.zeros(0, 2), torch.eye(2))
