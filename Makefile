@@ -10,7 +10,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint install acknowledge clean
+.PHONY: demo test test-peers lint install acknowledge clean
 
 demo: install
 	$(BIN)/saeflow run quickstart
@@ -18,6 +18,11 @@ demo: install
 test: install lint
 	# In the order of the folders: the longest tests come first, and the short ones fill the other processes.
 	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+# Read and write the files of SAELens, dictionary_learning and sparsify with these libraries themselves: installs each of
+# them into an environment of its own under $$SAEFLOW_PEERS, by default ~/.cache/saeflow/peers.
+test-peers: install
+	$(BIN)/pytest -m peers -s tests/peers
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The `saeflow` command: run an experiment, check one, list the presets.
+"""The `saeflow` command: run an experiment, check one, list the presets; exchange dictionaries with other libraries.
 
 Errors that a person can mend are told in a line or two on stderr and end with exit code 2.
 """
@@ -82,6 +82,42 @@ def list_presets() -> None:
         dictionaries = len(config.dictionaries) + len(config.baselines)
         print(f"{name}\n  {about}\n  {config.corpus.tokens:,} tokens, {len(config.hook_points)} hook points, ", end="")
         print(f"{dictionaries} dictionaries at each\n  {file}")
+
+
+@app.command("export")
+def export_dictionary(
+    dictionary: Annotated[str, typer.Argument(help="dictionary/KEY, the beginning of a key, or a directory.")],
+    form: Annotated[str, typer.Option("--format", help="saelens, dictionary_learning or sparsify.")],
+    to: Annotated[str, typer.Option(metavar="DIRECTORY|hf:USER/REPOSITORY[/FOLDER]", help="Where it is written.")],
+    home: Home = None,
+) -> None:
+    """Write a dictionary in the format of another library, to a new directory or to the Hugging Face hub."""
+    prepare_environment(home)
+    with stdout_kept_for_the_result():
+        from tasks import interchange
+
+        place = interchange.export_dictionary(dictionary, form, to)
+    print(place)
+
+
+@app.command("import")
+def import_dictionary(
+    source: Annotated[str, typer.Argument(metavar="DIRECTORY|hf:USER/REPOSITORY[/FOLDER]")],
+    form: Annotated[
+        str, typer.Option("--format", help="saelens, dictionary_learning or sparsify; auto tells them by their files.")
+    ] = "auto",
+    hook_point: Annotated[
+        str | None, typer.Option(help="Where the dictionary belongs, if its files do not say so rightly.")
+    ] = None,
+    home: Home = None,
+) -> None:
+    """Make a dictionary of another library an artifact of the home; print its name and its directory."""
+    prepare_environment(home)
+    with stdout_kept_for_the_result():
+        from tasks import interchange
+
+        reference = interchange.import_dictionary(source, form, hook_point)
+    print(f"{reference}\n{home_path() / reference.kind / reference.key}")
 
 
 def main() -> None:

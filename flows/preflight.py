@@ -15,6 +15,7 @@ from tasks.corpus import LocatedCorpus
 from tasks.errors import ExperimentError
 from tasks.harvest import store_layout
 from tasks.language_model import ModelDescription, prepare_model
+from tasks.loggers import check_installed
 from tasks.specs import n_features
 
 CHECKPOINT_COPIES = 4  # weights, two Adam moments, and the dictionary itself
@@ -49,6 +50,7 @@ def prepare(config: ExperimentConfig) -> Prepared:
     """
     home = artifacts().home
     check_writable(home)
+    check_installed(config.compute.loggers)
     device = language_model.resolve_device(config.compute.device)
     located_model = language_model.locate(config.model)
     located_corpus = corpus.locate(config.corpus)
@@ -68,7 +70,7 @@ def prepare(config: ExperimentConfig) -> Prepared:
         corpus=located_corpus,
         dtype=language_model.resolve_dtype(config.model.dtype, device),
         workers=workers,
-        compute=Compute(device=device, threads=threads),
+        compute=Compute(device=device, threads=threads, loggers=config.compute.loggers),
         compute_all=Compute(device=device, threads=config.compute.threads or cores),
         bytes_needed=bytes_needed(config, description),
     )
@@ -98,11 +100,11 @@ def check_shapes(config: ExperimentConfig, model: ModelDescription) -> None:
     for hook_point in config.hook_points:
         width = model.width(hook_point)
         for spec in (*config.dictionaries, *config.baselines):
-            k, n = getattr(spec, "k", None), n_features(spec, width)
+            k, n = getattr(spec, "k", getattr(spec, "target_l0", None)), n_features(spec, width)
             if n < 1:
                 raise ExperimentError(f"{spec.method}: its expansion gives no feature at width {width}; raise it.")
             if k is not None and k > n:
-                raise ExperimentError(f"{spec.method}: k is {k}, and {hook_point} gives it only {n} features.")
+                raise ExperimentError(f"{spec.method}: {k:g} active features, and {hook_point} gives it only {n}.")
     if config.dictionaries and config.corpus.tokens < config.training.batch_size:
         raise ExperimentError(
             f"training.batch_size is {config.training.batch_size}, and corpus.tokens gives only "

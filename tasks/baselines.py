@@ -1,18 +1,22 @@
 """Activations to the dictionaries that trained ones are compared with."""
 
-from collections.abc import Iterator
+import logging
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from sae_core.baselines import fit_identity, fit_pca, fit_random
+from sae_core.baselines import fit_ica, fit_identity, fit_nmf, fit_pca, fit_random
 from sae_core.dictionary import Dictionary
 from storage.artifacts import ArtifactRef
 from tasks.caching import step
 from tasks.compute import Compute
 from tasks.rows import open_store, rows_to_fit_on
-from tasks.specs import BaselineSpec, PCASpec, RandomSpec, RowFilter, n_features
+from tasks.specs import BaselineSpec, ICASpec, IdentitySpec, NMFSpec, PCASpec, RandomSpec, RowFilter, n_features
+
+logger = logging.getLogger("saeflow.baselines")
 
 
 @step(kind="dictionary", code_version="1")
@@ -31,18 +35,30 @@ def fit_baseline(
 
     def batches() -> Iterator[Tensor]:
         nonlocal rows_seen
-        rows_seen = 0
+        rows_in_this_pass = 0
         for batch in rows_to_fit_on(store, hook_point, rows):
-            rows_seen += len(batch)
+            rows_in_this_pass += len(batch)
+            rows_seen = max(rows_seen, rows_in_this_pass)
             yield batch
 
-    dictionary: Dictionary
-    if isinstance(baseline, PCASpec):
-        dictionary = fit_pca(batches(), baseline.k)
-    elif isinstance(baseline, RandomSpec):
-        width = store.layout.hook_points[hook_point]
-        dictionary = fit_random(batches, n_features(baseline, width), baseline.seed, baseline.k)
-    else:
-        dictionary = fit_identity(batches(), baseline.k)
+    with warnings.catch_warnings(record=True, action="always", category=UserWarning) as caught:
+        dictionary = fitted(baseline, batches, store.layout.hook_points[hook_point])
+    for warning in caught:
+        logger.warning("%s %s: %s", baseline.method, hook_point, warning.message)
     dictionary.save(place)
-    return {"rows": rows_seen}
+    return {"rows": rows_seen, "warnings": [str(warning.message) for warning in caught]}
+
+
+def fitted(baseline: BaselineSpec, batches: Callable[[], Iterator[Tensor]], d_in: int) -> Dictionary:
+    """The dictionary that a spec describes; each call of `batches` begins the rows [B, d] anew."""
+    match baseline:
+        case PCASpec():
+            return fit_pca(batches(), baseline.k, centred=baseline.centred, rectify=baseline.rectify)
+        case ICASpec():
+            return fit_ica(batches(), baseline.seed, baseline.k, rectify=baseline.rectify)
+        case NMFSpec():
+            return fit_nmf(batches, n_features(baseline, d_in), baseline.seed, baseline.k)
+        case RandomSpec():
+            return fit_random(batches, n_features(baseline, d_in), baseline.seed, baseline.k)
+        case IdentitySpec():
+            return fit_identity(batches(), baseline.k)

@@ -1,7 +1,9 @@
-"""Where a step runs: a device and a number of CPU threads. It never enters a cache key."""
+"""Where a step runs and who is told of its progress: what never enters a cache key."""
 
 import torch
 from pydantic import BaseModel
+
+from tasks.loggers import Logger
 
 
 class Compute(BaseModel, frozen=True):
@@ -9,6 +11,7 @@ class Compute(BaseModel, frozen=True):
 
     device: str = "cpu"
     threads: int = 1
+    loggers: tuple[Logger, ...] = ()
 
     def apply(self) -> None:
         """Set this process's thread count. Sums are ordered by thread, so the count is part of reproducibility."""

@@ -4,7 +4,7 @@ These are at once the form in the UI, the YAML file and the cache key, so a fiel
 what is cached. This module imports nothing heavy: the command line reads it before it does anything else.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,12 +12,19 @@ from storage.row_filter import RowFilter
 
 __all__ = [
     "BaselineSpec",
+    "BatchTopKSpec",
     "CorpusSpec",
     "DictionarySpec",
+    "GatedSpec",
+    "ICASpec",
     "IdentitySpec",
+    "JumpReLUSpec",
+    "MatryoshkaBatchTopKSpec",
     "ModelSpec",
+    "NMFSpec",
     "PCASpec",
     "RandomSpec",
+    "ReLUSpec",
     "RowFilter",
     "StorageSpec",
     "TiedReLUSpec",
@@ -87,33 +94,121 @@ class StorageSpec(Spec):
     )
 
 
-class TiedReLUSpec(Spec):
+class TrainedSpec(Spec):
+    """What every trained dictionary is told; each method adds the arguments of its architecture."""
+
+    expansion: float = Field(default=4, gt=0, le=256, description="Features per activation dimension (R).")
+    learning_rate: float = Field(default=1e-3, gt=0)
+    seed: int = Field(default=0, ge=0)
+
+    def arguments(self, n_features: int) -> dict[str, Any]:
+        """What the architecture is made with, beside its sizes."""
+        return self.model_dump(exclude={"method", *TrainedSpec.model_fields})
+
+
+class TiedReLUSpec(TrainedSpec):
     """The paper's autoencoder: tied weights, ReLU, L1 penalty."""
 
     method: Literal["tied_relu"] = "tied_relu"
-    expansion: float = Field(default=4, gt=0, le=256, description="Features per activation dimension (R).")
     alpha: float = Field(
         default=8.577e-4, ge=0, description="α of the L1 penalty, beside a squared error averaged over dimensions."
     )
-    learning_rate: float = Field(default=1e-3, gt=0)
-    seed: int = Field(default=0, ge=0)
 
 
-class TopKSpec(Spec):
+class ReLUSpec(TrainedSpec):
+    """ReLU autoencoder with the L1 penalty weighted by decoder norms."""
+
+    method: Literal["relu"] = "relu"
+    l1_coefficient: float = Field(
+        default=5, ge=0, description="λ of the penalty, beside a squared error summed over dimensions."
+    )
+
+
+class GatedSpec(TrainedSpec):
+    """Gated autoencoder: whether a feature is there and how strong it is are read apart."""
+
+    method: Literal["gated"] = "gated"
+    l1_coefficient: float = Field(
+        default=5, ge=0, description="λ of the gate's penalty, beside squared errors summed over dimensions."
+    )
+
+
+class TopKSpec(TrainedSpec):
     """TopK autoencoder: the k largest pre-activations of each row are kept."""
 
     method: Literal["topk"] = "topk"
-    expansion: float = Field(default=4, gt=0, le=256, description="Features per activation dimension (R).")
     k: int = Field(default=32, gt=0, description="Active features per row.")
-    learning_rate: float = Field(default=1e-3, gt=0)
-    seed: int = Field(default=0, ge=0)
+
+
+class BatchTopKSpec(TrainedSpec):
+    """BatchTopK autoencoder: k features a row on average, more where a row needs more."""
+
+    method: Literal["batch_topk"] = "batch_topk"
+    k: float = Field(default=32, gt=0, description="Active features per row, on average.")
+
+
+class MatryoshkaBatchTopKSpec(TrainedSpec):
+    """Matryoshka BatchTopK: each prefix of the features is an autoencoder of its own."""
+
+    method: Literal["matryoshka_batch_topk"] = "matryoshka_batch_topk"
+    k: float = Field(default=32, gt=0, description="Active features per row, on average.")
+    prefixes: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        default=(0.0625, 0.125, 0.25, 0.5),
+        description="Shares of the features in the prefixes that have to do without the rest, ascending.",
+    )
+
+    def arguments(self, n_features: int) -> dict[str, Any]:
+        widths = sorted({max(1, round(share * n_features)) for share in self.prefixes} | {n_features})
+        return {"k": self.k, "widths": widths}
+
+
+class JumpReLUSpec(TrainedSpec):
+    """JumpReLU autoencoder: each feature learns the threshold above which it is active."""
+
+    method: Literal["jumprelu"] = "jumprelu"
+    coefficient: float = Field(
+        default=1, ge=0, description="Weight of the penalty, beside the fraction of variance unexplained."
+    )
+    target_l0: float | None = Field(
+        default=32, gt=0, description="Penalise (L0 / target − 1)²; empty penalises as `penalty` says."
+    )
+    penalty: Literal["l0", "tanh"] = Field(
+        default="l0", description="Without a target: L0 itself (coefficient about 0.001), or Σ tanh(4f)."
+    )
+    bandwidth: float = Field(
+        default=0.1, gt=0, description="Width ε of the kernel that stands in for the step's derivative."
+    )
 
 
 class PCASpec(Spec):
-    """Principal components, centred and signed."""
+    """Principal components."""
 
     method: Literal["pca"] = "pca"
     k: int | None = Field(default=32, gt=0, description="Largest coefficients kept per row; empty keeps all.")
+    centred: bool = Field(default=True, description="Subtract the mean; without, components of the raw activations.")
+    rectify: bool = Field(
+        default=False, description="Each component once with either sign, behind a ReLU: 2d features, none negative."
+    )
+
+
+class ICASpec(Spec):
+    """Independent components (FastICA), of 16,384 rows."""
+
+    method: Literal["ica"] = "ica"
+    k: int | None = Field(default=None, gt=0, description="Largest coefficients kept per row; empty keeps all.")
+    rectify: bool = Field(
+        default=False, description="Each component once with either sign, behind a ReLU: 2d features, none negative."
+    )
+    seed: int = Field(default=0, ge=0)
+
+
+class NMFSpec(Spec):
+    """Non-negative factors of the activations shifted by their minimum."""
+
+    method: Literal["nmf"] = "nmf"
+    expansion: float = Field(default=1, gt=0, le=256, description="Factors per activation dimension.")
+    k: int | None = Field(default=None, gt=0, description="Largest coefficients kept per row; empty keeps all.")
+    seed: int = Field(default=0, ge=0)
 
 
 class RandomSpec(Spec):
@@ -132,8 +227,11 @@ class IdentitySpec(Spec):
     k: int | None = Field(default=None, gt=0, description="Largest coefficients kept per row; empty keeps all.")
 
 
-DictionarySpec = Annotated[TiedReLUSpec | TopKSpec, Field(discriminator="method")]
-BaselineSpec = Annotated[PCASpec | RandomSpec | IdentitySpec, Field(discriminator="method")]
+DictionarySpec = Annotated[
+    TiedReLUSpec | ReLUSpec | GatedSpec | TopKSpec | BatchTopKSpec | MatryoshkaBatchTopKSpec | JumpReLUSpec,
+    Field(discriminator="method"),
+]
+BaselineSpec = Annotated[PCASpec | ICASpec | NMFSpec | RandomSpec | IdentitySpec, Field(discriminator="method")]
 
 
 class TrainingSpec(Spec):
@@ -145,6 +243,20 @@ class TrainingSpec(Spec):
         default="unit_variance",
         description="Centre and scale to unit mean variance while training; the dictionary that is saved takes "
         "raw activations all the same. The penalty alpha is in units of what is trained on.",
+    )
+    lr_warmup: float = Field(default=0, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
+    lr_decay: float = Field(
+        default=0.2, ge=0, le=1, description="Share of the steps, the last, in which it falls to 0."
+    )
+    lr_decay_shape: Literal["linear", "cosine"] = Field(default="linear", description="How the learning rate falls.")
+    sparsity_warmup: float = Field(
+        default=0, ge=0, le=1, description="Share of the steps in which a sparsity penalty rises to its full weight."
+    )
+    resample_every_rows: int | None = Field(
+        default=None,
+        gt=0,
+        description="Rows between resamplings of dead features; empty for never. TopK and its kin revive them by "
+        "their loss and need none.",
     )
     rows: RowFilter = Field(
         default_factory=RowFilter,
@@ -163,8 +275,17 @@ class ComputeSpec(Spec):
     threads: int | None = Field(
         default=None, gt=0, description="CPU threads per process; empty shares the cores between the workers."
     )
+    loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
+        default=(),
+        description="Who else gets the training logs as they are made; each must be installed. TensorBoard's files "
+        "are in logs/tensorboard of the home directory.",
+    )
 
 
 def n_features(spec: DictionarySpec | BaselineSpec, d_in: int) -> int:
-    """How many features a dictionary of this spec has at activation width `d_in`."""
-    return round(getattr(spec, "expansion", 1) * d_in)
+    """How many features a dictionary of this spec has at activation width `d_in`.
+
+    ICA has fewer where the activations do not fill all dimensions, as behind a LayerNorm.
+    """
+    signs = 2 if getattr(spec, "rectify", False) else 1
+    return round(getattr(spec, "expansion", 1) * d_in) * signs

@@ -19,17 +19,17 @@ from storage.artifacts import ArtifactRef
 from storage.checkpoints import load_checkpoint, save_checkpoint
 from storage.errors import StorageError
 from storage.tables import write_table
-from tasks.caching import step
+from tasks.caching import artifacts, step
 from tasks.compute import Compute
+from tasks.loggers import open_sinks
 from tasks.progress import Progress
 from tasks.rows import BatchStream, open_store, rows_to_fit_on
-from tasks.specs import DictionarySpec, TiedReLUSpec, TrainingSpec, n_features
+from tasks.specs import DictionarySpec, TrainingSpec, n_features
 
 logger = logging.getLogger("saeflow.train")
 
 SECONDS_BETWEEN_CHECKPOINTS = 1.0
 CHECKPOINT_SHARE = 0.05  # of the time, at most
-LR_DECAY_SHARE = 0.2  # of the steps: the last fifth falls linearly to zero
 
 
 @step(kind="dictionary", code_version="1", resumable=True)
@@ -46,41 +46,51 @@ def train(
     store = open_store(activations, "train")
     steps = max(1, int(store.n_rows * training.epochs) // training.batch_size)
     model = untrained(dictionary, store.layout.hook_points[hook_point]).to(compute.device)
-    trainer = Trainer(
-        model,
-        TrainingConfig(
-            steps=steps,
-            learning_rate=dictionary.learning_rate,
-            lr_decay_steps=int(steps * LR_DECAY_SHARE),
-            seed=dictionary.seed,
-        ),
-    )
-    stream = BatchStream(store, hook_point, training.rows, training.batch_size, dictionary.seed)
-    checkpoints = Checkpoints(place / "scratch" / "checkpoint.safetensors", trainer, stream)
-    normalization = checkpoints.restore() or normalization_of(store, hook_point, training)
+    name = f"train {dictionary.method} {hook_point}"
+    told = {"hook_point": hook_point, **dictionary.model_dump(), **training.model_dump()}
+    run = f"{dictionary.method} {hook_point} {place.stem[:8]}"
+    with open_sinks(compute.loggers, run, artifacts().home / "logs", told) as sinks:
+        trainer = Trainer(model, training_config(dictionary, training, steps), sinks)
+        stream = BatchStream(store, hook_point, training.rows, training.batch_size, dictionary.seed)
+        checkpoints = Checkpoints(place / "scratch" / "checkpoint.safetensors", trainer, stream)
+        normalization = checkpoints.restore() or normalization_of(store, hook_point, training)
+        size = training.batch_size
+        with Progress(name, steps * size, "rows", done=trainer.step_count * size) as progress:
+
+            def after_step(trainer: Trainer) -> None:
+                progress.add(size)
+                checkpoints.save_if_due(normalization)
+
+            trainer.train((normalization.apply(rows.to(compute.device)) for rows in stream), after_step)
+            checkpoints.save(normalization)
 
     left_out = store.count_left_out(hook_point, training.rows)
-    name = f"train {dictionary.method} {hook_point}"
-    size = training.batch_size
-    with Progress(name, steps * size, "rows", done=trainer.step_count * size) as progress:
-
-        def after_step(trainer: Trainer) -> None:
-            progress.add(size)
-            checkpoints.save_if_due(normalization)
-
-        trainer.train((normalization.apply(rows.to(compute.device)) for rows in stream), after_step)
-        checkpoints.save(normalization)
-
     recorded = {"mean": normalization.mean_d.tolist(), "scale": normalization.scale}
-    folded = model.cpu().fold_normalization(normalization.mean_d.cpu(), normalization.scale)
+    unit = model.cpu().unit_norm()
+    folded = unit.fold_normalization(normalization.mean_d.cpu(), normalization.scale)
     folded.save(place, extra={"normalization": recorded})
     write_table(place / "training.parquet", trainer.log)
     return {"rows": trainer.row_count, "left_out": left_out}
 
 
 def untrained(spec: DictionarySpec, d_in: int) -> TrainableDictionary:
-    extra = {"alpha": spec.alpha} if isinstance(spec, TiedReLUSpec) else {"k": spec.k}
-    return create(spec.method, d_in, n_features(spec, d_in), **extra)
+    n = n_features(spec, d_in)
+    return create(spec.method, d_in, n, **spec.arguments(n))
+
+
+def training_config(spec: DictionarySpec, training: TrainingSpec, steps: int) -> TrainingConfig:
+    """The trainer's settings: shares of the training become steps."""
+    every = training.resample_every_rows
+    return TrainingConfig(
+        steps=steps,
+        learning_rate=spec.learning_rate,
+        lr_warmup_steps=int(steps * training.lr_warmup),
+        lr_decay_steps=int(steps * training.lr_decay),
+        lr_decay=training.lr_decay_shape,
+        sparsity_warmup_steps=int(steps * training.sparsity_warmup),
+        resample_every=None if every is None else max(1, every // training.batch_size),
+        seed=spec.seed,
+    )
 
 
 def normalization_of(store: ActivationStore, hook_point: str, training: TrainingSpec) -> Normalization:

@@ -1,16 +1,20 @@
 """How well a dictionary rebuilds held-out activations, and how sparsely.
 
 `metrics.json` holds FVU over the whole sample, L0, cosine, dead features and the rest of
-`sae_core.metrics.Reconstruction`; `features.parquet` holds density, mean and maximum of every feature.
+`sae_core.metrics.Reconstruction`; `features.parquet` holds the `sae_core.feature_statistics` of every feature, its
+capacity, and in `undefined` why some of them are null; `l0.parquet` counts the rows by their number of active features.
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
+from torch import Tensor
 
 from sae_core.dictionary import load_dictionary
+from sae_core.geometry import capacity
 from sae_core.metrics import ReconstructionMetrics
 from storage.artifacts import ArtifactRef
 from storage.row_filter import RowFilter
@@ -22,7 +26,7 @@ from tasks.rows import open_store
 ROWS_PER_BATCH = 4096
 
 
-@step(kind="evaluation", code_version="1")
+@step(kind="evaluation", code_version="2")
 def evaluate_reconstruction(
     place: Path,
     dictionary: ArtifactRef,
@@ -46,7 +50,21 @@ def evaluate_reconstruction(
     left_out = store.count_left_out(hook_point, rows)
     document = {**result.values, "rows": left_out["kept"], "undefined": result.undefined, "left_out": left_out}
     (place / "metrics.json").write_text(json.dumps(document, indent=1, allow_nan=False))
-    # A feature that never fired has no mean: null in the table.
-    columns = {name: [None if v != v else v for v in values.tolist()] for name, values in result.features.items()}
-    write_table(place / "features.parquet", {"feature": list(range(model.n_features)), **columns})
+    write_table(place / "features.parquet", feature_table(result.features, capacity(model.directions).cpu()))
+    write_table(place / "l0.parquet", {"l0": range(model.n_features + 1), "rows": result.rows_by_l0.numpy()})
     return {"rows": left_out["kept"]}
+
+
+def feature_table(statistics: dict[str, Tensor], capacity_n: Tensor) -> dict[str, pa.Array]:
+    """The columns of `features.parquet`; what is undefined is null, and says why."""
+    numbers = {name: pa.array(values.numpy(), from_pandas=True) for name, values in statistics.items()}  # NaN → null
+    reasons = [
+        "never active" if density == 0 else "the same on every row" if skew != skew else None
+        for density, skew in zip(statistics["density"].tolist(), statistics["skew"].tolist(), strict=True)
+    ]
+    return {
+        "feature": pa.array(range(len(reasons))),
+        **numbers,
+        "capacity": pa.array(capacity_n.double().numpy(), from_pandas=True),
+        "undefined": pa.array(reasons, pa.string()),
+    }

@@ -20,7 +20,23 @@ from tasks.compute import Compute
 from tasks.errors import ExperimentError
 from tasks.evaluate.reconstruction import evaluate_reconstruction
 from tasks.rows import BatchStream
-from tasks.specs import IdentitySpec, PCASpec, RandomSpec, RowFilter, TiedReLUSpec, TopKSpec, TrainingSpec
+from tasks.specs import (
+    BatchTopKSpec,
+    GatedSpec,
+    ICASpec,
+    IdentitySpec,
+    JumpReLUSpec,
+    MatryoshkaBatchTopKSpec,
+    NMFSpec,
+    PCASpec,
+    RandomSpec,
+    ReLUSpec,
+    RowFilter,
+    TiedReLUSpec,
+    TopKSpec,
+    TrainingSpec,
+    n_features,
+)
 from tasks.train import train
 
 HOOK = "blocks.0.hook_resid_post"
@@ -93,9 +109,35 @@ def test_a_dictionary_without_normalization_is_what_the_trainer_made(planted: Ar
     assert torch.equal(load_dictionary(artifacts().path(ref)).center_d, torch.zeros(D))  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize("spec", [TopKSpec(expansion=3, k=6), TiedReLUSpec(expansion=2)])
+METHODS = [
+    TiedReLUSpec(expansion=2, alpha=0.01),
+    ReLUSpec(expansion=2, l1_coefficient=1),
+    GatedSpec(expansion=2, l1_coefficient=1),
+    TopKSpec(expansion=3, k=6),
+    BatchTopKSpec(expansion=3, k=6),
+    MatryoshkaBatchTopKSpec(expansion=3, k=6, prefixes=(0.25, 0.5)),
+    JumpReLUSpec(expansion=3, target_l0=6, learning_rate=3e-3),
+    JumpReLUSpec(expansion=3, target_l0=None, coefficient=1e-3, penalty="tanh"),
+]
+
+
+@pytest.mark.parametrize("spec", METHODS, ids=lambda spec: spec.method)
+def test_every_method_trains_with_every_schedule_and_takes_raw_activations(planted: ArtifactRef, spec: Any):
+    schedules = {"lr_warmup": 0.1, "lr_decay": 0.5, "lr_decay_shape": "cosine", "sparsity_warmup": 0.2}
+    ref = train.build(**inputs(planted, spec, epochs=8, resample_every_rows=5_000, **schedules))
+    metrics = evaluated(ref, planted)
+    assert metrics["fvu"] < 0.6
+    assert 1 < metrics["l0"] < 48
+    dictionary = load_dictionary(artifacts().path(ref))
+    assert dictionary.method == spec.method
+    weights = dictionary.get_parameter("W_nd" if spec.method == "tied_relu" else "W_dec_nd")
+    if spec.method != "tied_relu":
+        torch.testing.assert_close(weights.norm(dim=1), torch.ones(len(weights)), msg="codes are in raw units")
+
+
+@pytest.mark.parametrize("spec", [METHODS[0], METHODS[4]], ids=lambda spec: spec.method)
 def test_a_training_that_was_interrupted_ends_with_the_same_bytes(
-    planted: ArtifactRef, monkeypatch: pytest.MonkeyPatch, spec: TopKSpec | TiedReLUSpec
+    planted: ArtifactRef, monkeypatch: pytest.MonkeyPatch, spec: Any
 ):
     undisturbed = train.build(**inputs(planted, spec))
     artifacts().remove(undisturbed)
@@ -165,16 +207,37 @@ def test_a_store_smaller_than_a_batch_says_so(planted: ArtifactRef):
         train.build(**inputs(planted, TopKSpec(k=4), batch_size=4000, epochs=30))
 
 
-@pytest.mark.parametrize("baseline", [PCASpec(k=None), PCASpec(k=6), RandomSpec(expansion=2), IdentitySpec()])
+@pytest.mark.parametrize(
+    "baseline",
+    [
+        PCASpec(k=None),
+        PCASpec(k=6),
+        PCASpec(k=None, centred=False, rectify=True),
+        ICASpec(),
+        ICASpec(rectify=True),
+        NMFSpec(expansion=0.5),
+        RandomSpec(expansion=2),
+        IdentitySpec(),
+    ],
+)
 def test_baselines_are_evaluated_like_any_dictionary(planted: ArtifactRef, baseline: Any):
     fitted = fit_baseline.build(
         activations=planted, hook_point=HOOK, baseline=baseline, rows=RowFilter(), compute=Compute()
     )
     metrics = evaluated(fitted, planted)
     assert metrics["fvu"] < 1
-    if baseline == PCASpec(k=None):
+    if isinstance(baseline, PCASpec | ICASpec) and baseline.k is None:
         assert metrics["fvu"] < 1e-9
-        assert metrics["l0"] == D
+        assert metrics["l0"] == pytest.approx(D, rel=1e-3)
+    assert load_dictionary(artifacts().path(fitted)).n_features == n_features(baseline, D)
+
+
+def test_what_a_baseline_warned_of_is_in_its_manifest(planted: ArtifactRef, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sae_core.baselines.ica.MAX_ITERATIONS", 1)
+    fitted = fit_baseline.build(
+        activations=planted, hook_point=HOOK, baseline=ICASpec(), rows=RowFilter(), compute=Compute()
+    )
+    assert "did not converge in 1 iterations" in json.dumps(artifacts().manifest(fitted))
 
 
 def test_a_feature_that_never_fires_is_counted_as_dead_and_has_no_mean(planted: ArtifactRef):
@@ -186,4 +249,15 @@ def test_a_feature_that_never_fires_is_counted_as_dead_and_has_no_mean(planted: 
     metrics = json.loads((artifacts().path(ref) / "metrics.json").read_text())
     dead = [feature for feature, density in zip(table["feature"], table["density"], strict=True) if density == 0]
     assert metrics["dead_fraction"] == pytest.approx(len(dead) / 48)
-    assert all((table["mean"][feature] is None) == (feature in dead) for feature in table["feature"])
+    assert dead
+    for feature in table["feature"]:
+        undefined = {name for name, column in table.items() if name != "undefined" and column[feature] is None}
+        if feature in dead:
+            assert undefined == {"mean", "skew", "kurtosis", "skew_uncentred", "kurtosis_uncentred"}
+        else:
+            assert not undefined
+        assert table["undefined"][feature] == ("never active" if feature in dead else None)
+        assert 0 < table["capacity"][feature] <= 1
+    l0 = read_table(artifacts().path(ref) / "l0.parquet").to_pydict()
+    assert sum(l0["rows"]) == metrics["rows"]
+    assert np.average(l0["l0"], weights=l0["rows"]) == pytest.approx(metrics["l0"])
