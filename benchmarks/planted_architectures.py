@@ -19,8 +19,8 @@ from planted_dictionary import BATCH, D_IN, N_LEARNED, planted_features, planted
 from sae_core import Trainer, TrainingConfig, create, fit_normalization, true_to_learned
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "tied_relu": {"alpha": 0.024},
-    "relu": {"l1_coefficient": 8.0},
+    "tied_relu": {"alpha": 0.015},
+    "relu": {"l1_coefficient": 3.0},
     "gated": {"l1_coefficient": 8.0},
     "topk": {"k": 4},
     "batch_topk": {"k": 3},

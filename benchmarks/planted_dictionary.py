@@ -11,6 +11,7 @@ other.
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -23,6 +24,7 @@ from sae_core import (
     Trainer,
     TrainingConfig,
     learned_to_true,
+    train_together,
     true_to_learned,
 )
 
@@ -71,16 +73,17 @@ def recovery(dictionary: TiedReLU, true_nd: Tensor) -> Recovery:
     )
 
 
-def planted_experiment(steps: int = 8000, seed: int = 0) -> dict[str, Recovery]:
+def planted_experiment(steps: int = 8000, seed: int = 0, control_steps: int | None = None) -> dict[str, Recovery]:
     """Train one dictionary for each α, all on the same rows in one pass, and compare each with the truth."""
     generator = torch.Generator().manual_seed(seed)
     true_nd = planted_features(generator)
     config = TrainingConfig(steps=steps, learning_rate=1e-3, seed=seed, compute_dtype="float32", log_every=steps)
+    configs = {
+        name: config if name.startswith("tied") else replace(config, steps=control_steps or steps) for name in ALPHAS
+    }
     results = {"control: random": recovery(TiedReLU(D_IN, N_LEARNED, alpha=0), true_nd)}
-    trainers = {name: Trainer(TiedReLU(D_IN, N_LEARNED, alpha), config) for name, alpha in ALPHAS.items()}
-    for x_Bd in planted_batches(true_nd, steps, generator):
-        for trainer in trainers.values():
-            trainer.step(x_Bd)
+    trainers = {name: Trainer(TiedReLU(D_IN, N_LEARNED, alpha), configs[name]) for name, alpha in ALPHAS.items()}
+    train_together(trainers, planted_batches(true_nd, steps, generator))
     for name, trainer in trainers.items():
         results[name] = recovery(trainer.dictionary, true_nd)  # pyright: ignore[reportArgumentType]
     return results

@@ -100,11 +100,12 @@ def check_shapes(config: ExperimentConfig, model: ModelDescription) -> None:
     for hook_point in config.hook_points:
         width = model.width(hook_point)
         for spec in (*config.dictionaries, *config.baselines):
-            k, n = getattr(spec, "k", getattr(spec, "target_l0", None)), n_features(spec, width)
+            told = "target_l0" if hasattr(spec, "target_l0") else "k"
+            k, n = getattr(spec, told, None), n_features(spec, width)
             if n < 1:
                 raise ExperimentError(f"{spec.method}: its expansion gives no feature at width {width}; raise it.")
             if k is not None and k > n:
-                raise ExperimentError(f"{spec.method}: {k:g} active features, and {hook_point} gives it only {n}.")
+                raise ExperimentError(f"{spec.method}: {told} is {k:g}, and {hook_point} gives it only {n} features.")
     if config.dictionaries and config.corpus.tokens < config.training.batch_size:
         raise ExperimentError(
             f"training.batch_size is {config.training.batch_size}, and corpus.tokens gives only "
