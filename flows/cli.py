@@ -24,7 +24,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Sparse-autoencoder experiments on language models: run one, check one, list the presets.",
+    help="Sparse-autoencoder experiments on language models: run, check, exchange dictionaries.",
 )
 
 Experiment = Annotated[str, typer.Argument(metavar="PRESET|FILE.yaml", help="A preset's name or a YAML file.")]
@@ -88,7 +88,13 @@ def list_presets() -> None:
 def export_dictionary(
     dictionary: Annotated[str, typer.Argument(help="dictionary/KEY, the beginning of a key, or a directory.")],
     form: Annotated[str, typer.Option("--format", help="saelens, dictionary_learning or sparsify.")],
-    to: Annotated[str, typer.Option(metavar="DIRECTORY|hf:USER/REPOSITORY[/FOLDER]", help="Where it is written.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="DIRECTORY|hf:USER/REPOSITORY[/FOLDER]",
+            help="Where it is written. A repository that is not there yet is made, as a private one.",
+        ),
+    ],
     home: Home = None,
 ) -> None:
     """Write a dictionary in the format of another library, to a new directory or to the Hugging Face hub."""

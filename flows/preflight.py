@@ -15,7 +15,7 @@ from tasks.corpus import LocatedCorpus
 from tasks.errors import ExperimentError
 from tasks.harvest import store_layout
 from tasks.language_model import ModelDescription, prepare_model
-from tasks.loggers import check_installed
+from tasks.loggers import check_loggers
 from tasks.specs import n_features
 
 CHECKPOINT_COPIES = 4  # weights, two Adam moments, and the dictionary itself
@@ -50,7 +50,7 @@ def prepare(config: ExperimentConfig) -> Prepared:
     """
     home = artifacts().home
     check_writable(home)
-    check_installed(config.compute.loggers)
+    check_loggers(config.compute.loggers)
     device = language_model.resolve_device(config.compute.device)
     located_model = language_model.locate(config.model)
     located_corpus = corpus.locate(config.corpus)
@@ -106,6 +106,8 @@ def check_shapes(config: ExperimentConfig, model: ModelDescription) -> None:
                 raise ExperimentError(f"{spec.method}: its expansion gives no feature at width {width}; raise it.")
             if k is not None and k > n:
                 raise ExperimentError(f"{spec.method}: {told} is {k:g}, and {hook_point} gives it only {n} features.")
+            if spec.method in ("ica", "nmf") and config.corpus.tokens <= n:
+                raise ExperimentError(f"{spec.method}: {hook_point} needs more than {n} rows; raise corpus.tokens.")
     if config.dictionaries and config.corpus.tokens < config.training.batch_size:
         raise ExperimentError(
             f"training.batch_size is {config.training.batch_size}, and corpus.tokens gives only "

@@ -101,13 +101,6 @@ class Dictionary(nn.Module, ABC):
             folded._to_raw_units(mean_d.to(weight), scale)
         return folded
 
-    def unit_norm(self) -> Self:
-        """The same function with codes in units of activations: each feature writes its code times a unit vector.
-
-        Most dictionaries are so already.
-        """
-        return self
-
     def check_rows(self, x_Bd: Tensor) -> None:
         """Raise ValueError unless the last dimension is this dictionary's activation width."""
         if x_Bd.ndim == 0 or x_Bd.shape[-1] != self.d_in:

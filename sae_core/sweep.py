@@ -21,15 +21,19 @@ def train_together(
 
     A trainer whose loss is not finite is dropped, and the others go on: returned are the errors by name, empty when
     all went well. `on_step` is called after each batch with the number of batches taken, to save or to show; what is
-    saved is each trainer's own `state_dict`, and to go on from there all have to be at the same step.
+    saved is each trainer's own `state_dict`, and to go on from there all that are not done have to be at the same step.
+
+    Those dropped are left out when going on from there.
 
     Raises ValueError for no trainers or trainers at different steps, when the batches end too early, and when no
     trainer is left.
     """
-    steps = {trainer.step_count for trainer in trainers.values()}
-    if len(steps) != 1:
+    if not trainers:
+        raise ValueError("a sweep of no trainers has nothing to train")
+    steps = {trainer.step_count for trainer in trainers.values() if trainer.step_count < trainer.config.steps}
+    if len(steps) > 1:
         raise ValueError(f"a sweep needs trainers that are all at the same step, got steps {sorted(steps)}")
-    step = steps.pop()
+    step = steps.pop() if steps else 0
     errors: dict[str, ValueError] = {}
     while going := {
         name: trainer

@@ -49,7 +49,7 @@ class HubFolder:
             raise self._failure("read", error) from error
 
     def upload(self, directory: Path) -> str:
-        """Put the files of `directory` here, in a repository that is made where there is none; its address.
+        """Put the files of `directory` here, in a repository that is made (private) where there is none; its address.
 
         Raises:
             ExperimentError: it cannot be reached, or the token may not write there.
@@ -58,7 +58,7 @@ class HubFolder:
 
         api = HfApi(token=_token())
         try:
-            api.create_repo(self.repository, exist_ok=True)
+            api.create_repo(self.repository, private=True, exist_ok=True)
             commit = api.upload_folder(
                 repo_id=self.repository,
                 folder_path=directory,

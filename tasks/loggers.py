@@ -5,6 +5,8 @@ they are told never enters an artifact. Addresses and keys come from their own e
 """
 
 import importlib.util
+import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,31 +15,62 @@ from typing import Any, Literal
 from sae_core.training import LogRow, LogSink
 from tasks.errors import ExperimentError
 
+logger = logging.getLogger("saeflow.loggers")
+
 Logger = Literal["tensorboard", "wandb", "mlflow"]
 
 
-def check_installed(loggers: Sequence[Logger]) -> None:
-    """Raises ExperimentError for a logger whose package is not there."""
+def check_loggers(loggers: Sequence[Logger]) -> None:
+    """Raises ExperimentError for a logger whose package or key is not there."""
     missing = [name for name in loggers if importlib.util.find_spec(name) is None]
     if missing:
         raise ExperimentError(f"compute.loggers names {', '.join(missing)}: pip install {' '.join(missing)}")
+    offline = os.environ.get("WANDB_MODE") in ("offline", "disabled")
+    if "wandb" in loggers and not (offline or "WANDB_API_KEY" in os.environ):
+        raise ExperimentError("compute.loggers names wandb: set WANDB_API_KEY, or WANDB_MODE=offline")
 
 
 @contextmanager
 def open_sinks(
-    loggers: Sequence[Logger], run: str, folder: Path, parameters: dict[str, Any]
+    loggers: Sequence[Logger], key: str, run: str, folder: Path, parameters: dict[str, Any]
 ) -> Iterator[list[LogSink]]:
-    """One sink per logger, all closed at the end; `folder` is for those that write files."""
+    """One sink per logger, all closed at the end. `folder` is for those that write files; a training that goes on from
+    a checkpoint goes on under the same `key`.
+
+    A logger that fails, to be reached, say, is reported once and left: no training ends for its sake.
+    """
+    opened = {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow}
     with ExitStack() as stack:
-        opened = {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow}
-        yield [stack.enter_context(opened[name](run, folder / name, parameters)) for name in loggers]
+        sinks: list[LogSink] = []
+        for name in loggers:
+            try:
+                sinks.append(_patient(name, stack.enter_context(opened[name](key, run, folder / name, parameters))))
+            except Exception as error:
+                logger.warning("%s gets no log: %s", name, error)
+        yield sinks
+
+
+def _patient(name: str, sink: LogSink) -> LogSink:
+    failed = False
+
+    def patient(row: LogRow) -> None:
+        nonlocal failed
+        if failed:
+            return
+        try:
+            sink(row)
+        except Exception as error:
+            failed = True
+            logger.warning("%s gets no more of the log: %s", name, error)
+
+    return patient
 
 
 @contextmanager
-def _tensorboard(run: str, folder: Path, parameters: dict[str, Any]) -> Iterator[LogSink]:
+def _tensorboard(key: str, run: str, folder: Path, parameters: dict[str, Any]) -> Iterator[LogSink]:
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(folder / run) as writer:
+    with SummaryWriter(folder / f"{run} {key[:8]}") as writer:
         writer.add_text("parameters", "\n".join(f"    {name}: {value}" for name, value in parameters.items()))
 
         def sink(row: LogRow) -> None:
@@ -48,20 +81,24 @@ def _tensorboard(run: str, folder: Path, parameters: dict[str, Any]) -> Iterator
 
 
 @contextmanager
-def _wandb(run: str, folder: Path, parameters: dict[str, Any]) -> Iterator[LogSink]:
+def _wandb(key: str, run: str, folder: Path, parameters: dict[str, Any]) -> Iterator[LogSink]:
     import wandb  # pyright: ignore[reportMissingImports]
 
     folder.mkdir(parents=True, exist_ok=True)
-    with wandb.init(project="saeflow", name=run, dir=folder, config=parameters) as session:
-        yield lambda row: session.log(_numbers(row), step=_step(row))
+    with wandb.init(project="saeflow", id=key, resume="allow", name=run, dir=folder, config=parameters) as opened:
+        yield lambda row: opened.log(_numbers(row), step=_step(row))
 
 
 @contextmanager
-def _mlflow(run: str, folder: Path, parameters: dict[str, Any]) -> Iterator[LogSink]:
+def _mlflow(key: str, run: str, folder: Path, parameters: dict[str, Any]) -> Iterator[LogSink]:
     import mlflow  # pyright: ignore[reportMissingImports]
 
+    if "MLFLOW_TRACKING_URI" not in os.environ:
+        folder.mkdir(parents=True, exist_ok=True)
+        mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
     mlflow.set_experiment("saeflow")
-    with mlflow.start_run(run_name=run):
+    before = mlflow.search_runs(filter_string=f"tags.saeflow_key = '{key}'", output_format="list")
+    with mlflow.start_run(run_id=before[0].info.run_id if before else None, run_name=run, tags={"saeflow_key": key}):
         mlflow.log_params(parameters)
         yield lambda row: mlflow.log_metrics(_numbers(row), step=_step(row))
 

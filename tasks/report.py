@@ -45,12 +45,18 @@ def row(name: str, dictionary: ArtifactRef, evaluation: ArtifactRef) -> dict[str
 
 def parameters(params: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     """`expansion=4, k=32`: what tells dictionaries apart. A seed or learning rate is told only where it varies."""
-    always = {"expansion", "k", "alpha"}
+    always = {"expansion", "k", "alpha", "l1_coefficient", "target_l0"}
+
+    def varies(name: str) -> bool:
+        return len({json.dumps(entry["params"][name]) for entry in rows if name in entry["params"]}) > 1
+
+    def told(value: Any) -> str:
+        return f"{value:g}" if isinstance(value, float) else str(value).replace(", ", ",")
+
     return ", ".join(
-        f"{name}={value:g}"
+        f"{name}={told(value)}"
         for name, value in params.items()
-        if value is not None
-        and (name in always or len({entry["params"][name] for entry in rows if name in entry["params"]}) > 1)
+        if value is not None and (name in always or varies(name))
     )
 
 

@@ -4,9 +4,9 @@ These are at once the form in the UI, the YAML file and the cache key, so a fiel
 what is cached. This module imports nothing heavy: the command line reads it before it does anything else.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from storage.row_filter import RowFilter
 
@@ -166,18 +166,26 @@ class JumpReLUSpec(TrainedSpec):
     """JumpReLU autoencoder: each feature learns the threshold above which it is active."""
 
     method: Literal["jumprelu"] = "jumprelu"
-    coefficient: float = Field(
-        default=1, ge=0, description="Weight of the penalty, beside the fraction of variance unexplained."
+    learning_rate: float = Field(
+        default=3e-3, gt=0, description="The penalty moves thresholds alone, by about this much a step."
+    )
+    coefficient: float | None = Field(
+        default=None,
+        ge=0,
+        description="Weight of the penalty, beside the fraction of variance unexplained; empty is 1 with a target "
+        "and 0.001 without.",
     )
     target_l0: float | None = Field(
         default=32, gt=0, description="Penalise (L0 / target − 1)²; empty penalises as `penalty` says."
     )
-    penalty: Literal["l0", "tanh"] = Field(
-        default="l0", description="Without a target: L0 itself (coefficient about 0.001), or Σ tanh(4f)."
-    )
+    penalty: Literal["l0", "tanh"] = Field(default="l0", description="Without a target: L0 itself, or Σ tanh(4f).")
     bandwidth: float = Field(
         default=0.1, gt=0, description="Width ε of the kernel that stands in for the step's derivative."
     )
+
+    def arguments(self, n_features: int) -> dict[str, Any]:
+        coefficient = (1e-3 if self.target_l0 is None else 1.0) if self.coefficient is None else self.coefficient
+        return {**super().arguments(n_features), "coefficient": coefficient}
 
 
 class PCASpec(Spec):
@@ -252,6 +260,7 @@ class TrainingSpec(Spec):
     sparsity_warmup: float = Field(
         default=0, ge=0, le=1, description="Share of the steps in which a sparsity penalty rises to its full weight."
     )
+    dead_after_rows: int = Field(default=100_000, gt=0, description="Rows without firing that make a feature dead.")
     resample_every_rows: int | None = Field(
         default=None,
         gt=0,
@@ -263,6 +272,15 @@ class TrainingSpec(Spec):
         description="Which rows are used. Attention sinks have norms hundreds of times the median and would "
         "fill the loss alone.",
     )
+
+    @model_validator(mode="after")
+    def _schedules_fit(self) -> Self:
+        if self.lr_warmup + self.lr_decay > 1:
+            raise ValueError(
+                f"lr_warmup={self.lr_warmup:g} and lr_decay={self.lr_decay:g} are shares of the same steps: "
+                "together at most 1"
+            )
+        return self
 
 
 class ComputeSpec(Spec):

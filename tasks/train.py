@@ -48,8 +48,8 @@ def train(
     model = untrained(dictionary, store.layout.hook_points[hook_point]).to(compute.device)
     name = f"train {dictionary.method} {hook_point}"
     told = {"hook_point": hook_point, **dictionary.model_dump(), **training.model_dump()}
-    run = f"{dictionary.method} {hook_point} {place.stem[:8]}"
-    with open_sinks(compute.loggers, run, artifacts().home / "logs", told) as sinks:
+    run = f"{dictionary.method} {hook_point}"
+    with open_sinks(compute.loggers, place.stem, run, artifacts().home / "logs", told) as sinks:
         trainer = Trainer(model, training_config(dictionary, training, steps), sinks)
         stream = BatchStream(store, hook_point, training.rows, training.batch_size, dictionary.seed)
         checkpoints = Checkpoints(place / "scratch" / "checkpoint.safetensors", trainer, stream)
@@ -88,6 +88,7 @@ def training_config(spec: DictionarySpec, training: TrainingSpec, steps: int) ->
         lr_decay_steps=int(steps * training.lr_decay),
         lr_decay=training.lr_decay_shape,
         sparsity_warmup_steps=int(steps * training.sparsity_warmup),
+        dead_after_rows=training.dead_after_rows,
         resample_every=None if every is None else max(1, every // training.batch_size),
         seed=spec.seed,
     )

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 AUX_COEFFICIENT = 1 / 32
+SMALLEST_ERROR = 1e-20
 
 
 def aux_loss(
@@ -34,5 +35,6 @@ def aux_loss(
     if len(dead_D) > k_aux:
         values_Bk, indices_Bk = z_BD.topk(k_aux, dim=1, sorted=False)
         z_BD = torch.zeros_like(z_BD).scatter(1, indices_Bk, values_Bk)
-    unexplained = (e_Bd - z_BD @ W_dec_Dd).square().mean() / e_Bd.square().mean()
+    # An error of exactly 0 leaves nothing to explain, and no quotient.
+    unexplained = (e_Bd - z_BD @ W_dec_Dd).square().mean() / e_Bd.square().mean().clamp_min(SMALLEST_ERROR)
     return min(len(dead_D) / k_aux, 1.0) * unexplained

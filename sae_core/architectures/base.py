@@ -3,8 +3,9 @@
 Shapes: B rows, d activation width, n features.
 """
 
+import copy
 from abc import abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +50,10 @@ class TrainableDictionary(Dictionary):
         """Start these features again, in place, each at a row of the batch that is rebuilt badly (Bricken et al. 2023,
         "Neuron resampling")."""
 
+    def unit_norm(self) -> Self:
+        """The same function with codes in units of activations: a feature writes its code times a unit vector."""
+        return self
+
     def constrain_gradients(self) -> None:
         """Called between backward and the optimiser's step."""
 
@@ -61,6 +66,9 @@ class SparseAutoencoder(TrainableDictionary):
 
     Rows of W_dec have unit norm: the gradient along them is removed and they are renormalised after each step.
     """
+
+    compares_features: ClassVar[bool] = False
+    """Whether a code depends on how large the others are, so that features cannot be rescaled one by one."""
 
     def __init__(self, d_in: int, n_features: int, d_out: int | None = None):
         super().__init__(d_in, n_features)
@@ -91,6 +99,27 @@ class SparseAutoencoder(TrainableDictionary):
 
     def decode(self, f_Bn: Float[Tensor, "*B n"]) -> Float[Tensor, "*B d"]:
         return f_Bn @ self.W_dec_nd + self.b_dec_d
+
+    @torch.no_grad()
+    def unit_norm(self) -> Self:
+        """As promised above; raises ValueError where rows of other norms, which training does not leave behind, decide
+        which features are chosen."""
+        norms_n = self.W_dec_nd.norm(dim=1).clamp_min(1e-8)
+        if torch.allclose(norms_n, torch.ones_like(norms_n), rtol=0, atol=1e-5):
+            return self
+        if self.compares_features:
+            raise ValueError(
+                f"{self.method}: its decoder rows have norms up to {norms_n.max():.3g} and cannot be scaled"
+            )
+        unit = copy.deepcopy(self)
+        unit._scale_codes(norms_n)
+        return unit
+
+    def _scale_codes(self, by_n: Tensor) -> None:
+        """In place: the same function with each feature's code `by_n` times as large."""
+        self.W_dec_nd /= by_n[:, None]
+        self.W_enc_nd *= by_n[:, None]
+        self.b_enc_n *= by_n
 
     @torch.no_grad()
     def resample(self, dead_D: Int[Tensor, "D"], x_Bd: Float[Tensor, "B d"], generator: torch.Generator) -> None:
@@ -124,7 +153,7 @@ def reconstruction_error(x_Bd: Tensor, xhat_Bd: Tensor) -> tuple[Tensor, Tensor]
 
 def badly_rebuilt(x_Bd: Tensor, xhat_Bd: Tensor, count: int, generator: torch.Generator) -> Int[Tensor, "count"]:
     """Rows drawn with replacement, in proportion to the square of their squared error."""
-    weights_B = (x_Bd - xhat_Bd).square().sum(1).square().cpu()
+    weights_B = (x_Bd - xhat_Bd).square().sum(1).double().square().cpu() + 1e-300  # all alike where all are exact
     return torch.multinomial(weights_B, count, replacement=True, generator=generator).to(x_Bd.device)
 
 

@@ -33,6 +33,7 @@ class BatchTopK(SparseAutoencoder):
     """k features a row on average: a row takes as many as it needs, and at inference does not see its batch."""
 
     method: ClassVar[str] = "batch_topk"
+    compares_features: ClassVar[bool] = True
     threshold_average: Tensor
     threshold_weight: Tensor
 

@@ -6,8 +6,8 @@
     loss = mean over rows of  ‖x̂ − x‖²  +  λ · Σ relu(gate)  +  ‖x − (relu(gate) W_dec + b_dec)‖²
 
 Whether a feature is there and how strong it is are read separately, so the L1 penalty on the gate does not shrink the
-codes. In the third term W_dec and b_dec are constants: it trains the gate alone, which the step function leaves
-without a gradient. The squared errors are summed over dimensions.
+codes. In the third term the decoder's W_dec and b_dec are constants: it trains the encoder, whose
+gate the step function leaves without a gradient. The squared errors are summed over dimensions.
 
 Shapes: B rows, d activation width, n features.
 """
@@ -70,6 +70,10 @@ class Gated(SparseAutoencoder):
         super().resample(dead_D, x_Bd, generator)
         self.r_mag_n[dead_D] = 0
         self.b_mag_n[dead_D] = 0
+
+    def _scale_codes(self, by_n: Tensor) -> None:
+        super()._scale_codes(by_n)
+        self.b_mag_n *= by_n
 
     def _to_raw_units(self, mean_d: Tensor, scale: float) -> None:
         super()._to_raw_units(mean_d, scale)

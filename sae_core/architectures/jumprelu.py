@@ -98,6 +98,10 @@ class JumpReLU(SparseAutoencoder):
         with torch.no_grad():
             self.threshold_n.clamp_min_(0)
 
+    def _scale_codes(self, by_n: Tensor) -> None:
+        super()._scale_codes(by_n)
+        self.threshold_n *= by_n
+
     def _to_raw_units(self, mean_d: Tensor, scale: float) -> None:
         super()._to_raw_units(mean_d, scale)
         self.threshold_n *= scale

@@ -10,10 +10,10 @@ keeps them from being split up or absorbed by special ones.
 Shapes: B rows, d activation width, n features, G prefixes.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from sae_core.architectures.batch_topk import BatchTopK
@@ -40,9 +40,11 @@ class MatryoshkaBatchTopK(BatchTopK):
         return {**super().config(), "widths": list(self.widths)}
 
     def _reconstructions(self, codes: Codes, n_rows: int) -> list[Tensor]:
-        # A bag for each row and group of features between two widths; adding groups up gives the prefixes.
-        widths_G = torch.tensor(self.widths, device=codes.features_M.device)
-        groups_M = torch.searchsorted(widths_G, codes.features_M, right=True)
-        bags = Codes(codes.values_M, codes.rows_M * len(widths_G) + groups_M, codes.features_M)
-        groups_BGd = sparse_decode(bags, n_rows * len(widths_G), self.W_dec_nd).unflatten(0, (n_rows, -1))
-        return list((groups_BGd.cumsum(1) + self.b_dec_d).unbind(1))
+        # Group by group of the features between two widths; adding groups up gives the prefixes.
+        prefixes, xhat_Bd = [], self.b_dec_d
+        for start, end in itertools.pairwise((0, *self.widths)):
+            group_M = (codes.features_M >= start) & (codes.features_M < end)
+            values, rows, features = (entry[group_M] for entry in codes)
+            xhat_Bd = xhat_Bd + sparse_decode(Codes(values, rows, features - start), n_rows, self.W_dec_nd[start:end])
+            prefixes.append(xhat_Bd)
+        return prefixes

@@ -11,8 +11,7 @@ squared error is summed over dimensions, so λ is that of SAELens at the same sc
 Shapes: B rows, d activation width, n features.
 """
 
-import copy
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -45,20 +44,10 @@ class ReLU(SparseAutoencoder):
         f_Bn = self.encode(x_Bd)
         mse, fvu = reconstruction_error(x_Bd, self.decode(f_Bn))
         sum_n = f_Bn.sum(0, dtype=x_Bd.dtype) / len(x_Bd)
-        l1 = sum_n @ self.W_dec_nd.norm(dim=1)
+        l1 = (sum_n * self.W_dec_nd.norm(dim=1)).sum()  # no product of matrices, which autocast would round
         parts = {"mse": mse.detach(), "fvu": fvu.detach(), "l1": l1.detach()}
         fired_n = (f_Bn.detach() > 0).sum(0, dtype=x_Bd.dtype)
         return Loss(self.d_in * mse + sparsity * self.l1_coefficient * l1, parts, fired_n)
-
-    def unit_norm(self) -> Self:
-        """The same function with decoder rows of norm 1: codes come out in units of activations."""
-        unit = copy.deepcopy(self)
-        with torch.no_grad():
-            norms_n = unit.W_dec_nd.norm(dim=1).clamp_min(1e-8)
-            unit.W_dec_nd /= norms_n[:, None]
-            unit.W_enc_nd *= norms_n[:, None]
-            unit.b_enc_n *= norms_n
-        return unit
 
     def constrain_gradients(self) -> None:
         """Decoder rows are free."""

@@ -32,6 +32,7 @@ class TopK(SparseAutoencoder):
     """The k largest pre-activations of a row are kept, and those of them that are positive are its codes."""
 
     method: ClassVar[str] = "topk"
+    compares_features: ClassVar[bool] = True
 
     def __init__(self, d_in: int, n_features: int, k: int):
         super().__init__(d_in, n_features)

@@ -36,9 +36,13 @@ from sae_core.normalization import Normalization
 
 @register
 class Transcoder(SparseAutoencoder):
-    """`directions` are what features write, [n, o]; `forward` takes inputs [*B, d] and gives targets [*B, o]."""
+    """`directions` are what features write, [n, o]; `forward` takes inputs [*B, d] and gives targets [*B, o].
+
+    `decode` gives the features' part of a target: `forward` adds the skip path, which is read from the input.
+    """
 
     method: ClassVar[str] = "transcoder"
+    compares_features: ClassVar[bool] = True
     center_d: Tensor
 
     def __init__(self, d_in: int, n_features: int, k: int, d_out: int, skip: bool = False):

@@ -7,6 +7,7 @@ a file that cannot be parsed: each becomes one ValueError that names the file, t
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,16 +115,21 @@ def write_directory(directory: Path, write: Callable[[Path], None]) -> None:
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ValueError(f"{directory} is already there and not empty. Choose another directory, or remove it")
-    partial = directory.with_name(f"{directory.name}.partial")
-    if partial.exists():  # of a process that was killed
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
+    partial.chmod(0o777 & ~_umask())  # mkdtemp's is for its owner alone
     try:
         write(partial)
         os.replace(partial, directory)
     except BaseException:
         shutil.rmtree(partial)
         raise
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def write_json(file: Path, values: Mapping[str, Any]) -> None:

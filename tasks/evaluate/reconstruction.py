@@ -13,6 +13,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from sae_core.architectures import Transcoder
 from sae_core.dictionary import load_dictionary
 from sae_core.geometry import capacity
 from sae_core.metrics import ReconstructionMetrics
@@ -21,6 +22,7 @@ from storage.row_filter import RowFilter
 from storage.tables import write_table
 from tasks.caching import artifacts, step
 from tasks.compute import Compute
+from tasks.errors import ExperimentError
 from tasks.rows import open_store
 
 ROWS_PER_BATCH = 4096
@@ -39,6 +41,8 @@ def evaluate_reconstruction(
     compute.apply()
     store = open_store(activations, "held_out")
     model = load_dictionary(artifacts().path(dictionary)).to(compute.device)
+    if isinstance(model, Transcoder):
+        raise ExperimentError(f"{dictionary} is a transcoder: it rebuilds another hook point than it reads.")
     metrics = ReconstructionMetrics(model.n_features)
     with torch.inference_mode():
         for chunk, _ in store.iter_rows(hook_point, rows):

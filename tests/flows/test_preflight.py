@@ -25,6 +25,7 @@ pytestmark = pytest.mark.usefixtures("home")
         ("corpus.tokens=16", "smaller than one row"),
         ("dictionaries.1.k=1000", "k is 1000, and .* only 64 features"),
         ("dictionaries.0.expansion=0.001", "gives no feature"),
+        ("training={lr_warmup: 0.5, lr_decay: 0.8}", "together at most 1"),
         ("training.batch_size=1000000", r"training\.batch_size"),
     ],
 )

@@ -27,6 +27,7 @@ from sae_core import (
     Transcoder,
 )
 from sae_core.architectures.auxk import AUX_COEFFICIENT, aux_loss
+from sae_core.architectures.base import badly_rebuilt
 from sae_core.architectures.jumprelu import jump_relu
 from tests.sae_core.zoo import ZOO, N, noise, with_random_biases
 
@@ -312,17 +313,48 @@ def test_matryoshkas_loss_is_the_mean_over_prefixes_and_with_one_prefix_batch_to
     torch.testing.assert_close(one.loss(x_Bd, 1.0, SOME_DEAD).total, plain.loss(x_Bd, 1.0, SOME_DEAD).total)
 
 
-def test_relus_loss_does_not_change_when_a_row_grows_and_its_codes_shrink():
-    model = with_random_biases(ReLU(5, 9, l1_coefficient=0.3))
+UNEQUAL = ["relu", "gated", "jumprelu"]
+
+
+@pytest.mark.parametrize("method", UNEQUAL)
+def test_unit_norm_is_the_same_function_with_codes_in_units_of_activations(method: str):
+    model = with_random_biases(ZOO[method]())
+    W_dec_nd = model.get_parameter("W_dec_nd")
     with torch.no_grad():
-        model.W_dec_nd.mul_(noise(9, 1, seed=5).exp())
+        W_dec_nd.mul_(noise(N, 1, seed=5).exp())
     unit = model.unit_norm()
-    x_Bd = noise(20, 5, seed=3)
-    torch.testing.assert_close(unit.W_dec_nd.norm(dim=1), torch.ones(9, dtype=torch.float64))
+    x_Bd = noise(20, 8, seed=3)
+    torch.testing.assert_close(unit.get_parameter("W_dec_nd").norm(dim=1), torch.ones(N, dtype=torch.float64))
     torch.testing.assert_close(unit(x_Bd), model(x_Bd))
-    torch.testing.assert_close(unit.encode(x_Bd), model.encode(x_Bd) * model.W_dec_nd.norm(dim=1))
-    losses = [it.loss(x_Bd, 0.5, NONE_DEAD).total for it in (model, unit)]
-    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(unit.encode(x_Bd), model.encode(x_Bd) * W_dec_nd.norm(dim=1))
+    if method == "relu":  # whose penalty is weighted, so that it gains nothing
+        none_dead = torch.zeros(N, dtype=torch.bool)
+        torch.testing.assert_close(*[it.loss(x_Bd, 0.5, none_dead).total for it in (model, unit)])
+
+
+def test_unit_norm_refuses_where_features_are_compared():
+    model = TopK(5, 9, k=2)
+    assert model.unit_norm() is model
+    with torch.no_grad():
+        model.W_dec_nd[0] *= 3
+    with pytest.raises(ValueError, match="norms up to 3 and cannot be scaled"):
+        model.unit_norm()
+
+
+def test_an_error_of_zero_leaves_auxk_and_resampling_nothing_to_do():
+    model = TopK(8, 24, k=24)
+    x_Bd = model(noise(20, 8).float()).detach()
+    zero = aux_loss(x_Bd, torch.zeros(20, 8), model.W_enc_nd, model.b_enc_n, model.W_dec_nd, torch.tensor([1, 2]))
+    assert torch.isfinite(zero)
+    rows = badly_rebuilt(x_Bd, x_Bd, 3, torch.Generator())
+    assert rows.shape == (3,)
+
+
+@pytest.mark.parametrize("make", ZOO.values(), ids=ZOO)
+def test_what_is_logged_is_float32_under_bfloat16(make: Callable[[], TrainableDictionary]):
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = make().loss(noise(20, 8).float(), 1.0, torch.arange(N) == 3)
+    assert {tensor.dtype for tensor in (loss.total, loss.fired_n, *loss.parts.values())} == {torch.float32}
 
 
 @pytest.mark.parametrize("skip", [False, True])

@@ -276,7 +276,6 @@ def test_damaged_and_foreign_files_are_named(tmp_path: Path):
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_failed_write_leaves_nothing(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write, out = FORMATS[form].write, tmp_path / "out"
-    (tmp_path / "out.partial").mkdir()  # of a process that was killed
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):

@@ -101,7 +101,7 @@ def test_what_cannot_be_exchanged_is_refused(home: Path, dictionary: ArtifactRef
     with pytest.raises(ValueError, match="sparsify has no crosscoder"):
         export_dictionary(str(tmp_path / "crosscoder"), "sparsify", str(tmp_path / "out"))
     (tmp_path / "file").write_text("")
-    with pytest.raises(ExperimentError, match="cannot be written: Not a directory"):
+    with pytest.raises(ExperimentError, match="cannot be written: File exists"):
         export_dictionary("abc", "sparsify", str(tmp_path / "file" / "out"))
     with pytest.raises(ExperimentError, match="is no directory"):
         import_dictionary(str(tmp_path / "nothing"), "auto", None)

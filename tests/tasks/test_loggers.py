@@ -7,15 +7,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sae_core import TopK, Trainer, TrainingConfig
 from tasks.errors import ExperimentError
-from tasks.loggers import check_installed, open_sinks
+from tasks.loggers import check_loggers, open_sinks
 from tests.sae_core.zoo import noise
 
 
 def test_tensorboard_gets_every_defined_number_of_the_log(tmp_path: Path):
-    with open_sinks(["tensorboard"], "topk", tmp_path, {"k": 2}) as sinks:
+    with open_sinks(["tensorboard"], "0123456789", "topk", tmp_path, {"k": 2}) as sinks:
         trainer = Trainer(TopK(8, 24, k=2), TrainingConfig(steps=10, log_every=4), sinks)
         trainer.train(noise(20, 8, seed=seed).float() for seed in range(10))
-    events = EventAccumulator(str(tmp_path / "tensorboard" / "topk"))
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "topk 01234567"))
     events.Reload()
     for name in ("loss", "fvu", "l0", "learning_rate"):
         seen = [(event.step, event.value) for event in events.Scalars(name)]
@@ -25,7 +25,7 @@ def test_tensorboard_gets_every_defined_number_of_the_log(tmp_path: Path):
 
 
 def test_no_logger_is_needed(tmp_path: Path):
-    with open_sinks([], "topk", tmp_path, {}) as sinks:
+    with open_sinks([], "0123", "topk", tmp_path, {}) as sinks:
         assert sinks == []
     assert not list(tmp_path.iterdir())
 
@@ -33,4 +33,23 @@ def test_no_logger_is_needed(tmp_path: Path):
 def test_a_logger_that_is_not_installed_is_named_before_any_work(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ExperimentError, match=r"compute\.loggers names wandb: pip install wandb"):
-        check_installed(["wandb"])
+        check_loggers(["wandb"])
+
+
+def test_wandb_without_a_key_is_told_before_any_work(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: "there")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    with pytest.raises(ExperimentError, match="set WANDB_API_KEY, or WANDB_MODE=offline"):
+        check_loggers(["wandb"])
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    check_loggers(["wandb"])
+
+
+def test_a_logger_that_fails_is_left_and_the_training_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    (tmp_path / "tensorboard").write_text("a file where the folder should be")
+    with open_sinks(["tensorboard"], "0123", "topk", tmp_path, {}) as sinks:
+        Trainer(TopK(8, 24, k=2), TrainingConfig(steps=2, log_every=1), sinks).train(
+            noise(20, 8, seed=seed).float() for seed in range(2)
+        )
+    assert "tensorboard gets no" in caplog.text
