@@ -2,7 +2,7 @@
 
 Reading, moving and normalising a batch is paid once. Each dictionary keeps its own Trainer and so ends with the very
 bits that training it alone on the same batches gives. They are stepped one after the other and not stacked into one
-batched product: docs/numbers.md says what that was measured to cost.
+batched product, which at the widths of language models is slower and ends with other bits (docs/numbers.md).
 """
 
 from collections.abc import Callable, Iterator, Mapping
