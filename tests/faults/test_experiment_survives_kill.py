@@ -42,7 +42,7 @@ def experiment(tmp_path: Path, tiny_experiment: dict[str, Any]) -> Path:
             "context_length": 32,
         },
         "hook_points": ["blocks.2.mlp.hook_post"],
-        "training": {"batch_size": 64, "epochs": 3},
+        "training": {"batch_size": 64, "epochs": 4},
         "baselines": [],
     }
     file = tmp_path / "experiment.yaml"
@@ -89,7 +89,7 @@ def finish(process: ForkServerProcess, home: Path) -> dict[str, Any]:
 def kill_when(process: ForkServerProcess, ready: Callable[[], bool], delay: float) -> None:
     """Kill the process and its children `delay` seconds after `ready`."""
     deadline = time.monotonic() + PATIENCE
-    while not ready():
+    while not (leads_its_group(process) and ready()):
         assert process.is_alive(), "the experiment ended before it came to the point of being killed"
         assert time.monotonic() < deadline, "the experiment never came to the point of being killed"
         time.sleep(0.01)
@@ -98,6 +98,15 @@ def kill_when(process: ForkServerProcess, ready: Callable[[], bool], delay: floa
     assert process.pid is not None
     os.killpg(process.pid, signal.SIGKILL)
     process.join()
+
+
+def leads_its_group(process: ForkServerProcess) -> bool:
+    """Whether it came as far as `os.setsid`; before, there is no group to kill."""
+    assert process.pid is not None
+    try:
+        return os.getpgid(process.pid) == process.pid
+    except ProcessLookupError:
+        return False
 
 
 def digests(home: Path) -> dict[str, str]:
