@@ -86,7 +86,7 @@ def finish(process: ForkServerProcess, home: Path) -> dict[str, Any]:
     return json.loads(output_of(home).read_text())
 
 
-def kill_when(process: ForkServerProcess, ready: Callable[[], bool], delay: float) -> None:
+def kill_when(process: ForkServerProcess, home: Path, ready: Callable[[], bool], delay: float) -> None:
     """Kill the process and its children `delay` seconds after `ready`."""
     deadline = time.monotonic() + PATIENCE
     while not (leads_its_group(process) and ready()):
@@ -98,6 +98,9 @@ def kill_when(process: ForkServerProcess, ready: Callable[[], bool], delay: floa
     assert process.pid is not None
     os.killpg(process.pid, signal.SIGKILL)
     process.join()
+    while under_way(home, "*"):  # its pool's children, killed with it, may take a moment longer to be gone
+        assert time.monotonic() < deadline, "a killed process still holds a lock"
+        time.sleep(0.01)
 
 
 def leads_its_group(process: ForkServerProcess) -> bool:
@@ -144,7 +147,7 @@ def test_an_experiment_killed_in_harvest_and_training_ends_with_the_bytes_of_an_
     rng = random.Random(0)
     committed = [0]
     for _ in range(KILLS):
-        kill_when(start(home), lambda: under_way(home, "activations"), rng.uniform(0.0, 0.8))
+        kill_when(start(home), home, lambda: under_way(home, "activations"), rng.uniform(0.0, 0.8))
         assert not any(home.glob("dictionary/*")), "killed while it harvested"
         committed.append(progress(home))
     assert committed == sorted(committed), "what was committed stays"
@@ -156,9 +159,9 @@ def test_an_experiment_killed_in_harvest_and_training_ends_with_the_bytes_of_an_
             return checkpoints(home) not in (set(), before)
 
         if kill % 2:  # after it went on from the last checkpoint, if there was one, and wrote another
-            kill_when(start(home), goes_on, rng.uniform(0.0, 0.5))
+            kill_when(start(home), home, goes_on, rng.uniform(0.0, 0.5))
         else:
-            kill_when(start(home), lambda: under_way(home, "dictionary"), rng.uniform(0.0, 1.0))
+            kill_when(start(home), home, lambda: under_way(home, "dictionary"), rng.uniform(0.0, 1.0))
     assert checkpoints(home), "training goes on from a checkpoint"
 
     result = finish(start(home), home)
