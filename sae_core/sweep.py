@@ -21,9 +21,8 @@ def train_together(
 
     A trainer whose loss is not finite is dropped, and the others go on: returned are the errors by name, empty when
     all went well. `on_step` is called after each batch with the number of batches taken, to save or to show; what is
-    saved is each trainer's own `state_dict`, and to go on from there all that are not done have to be at the same step.
-
-    Those dropped are left out when going on from there.
+    saved is each trainer's own `state_dict`. To go on from there, leave out those dropped; all that are not done have
+    to be at the same step.
 
     Raises ValueError for no trainers or trainers at different steps, when the batches end too early, and when no
     trainer is left.

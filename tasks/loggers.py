@@ -8,7 +8,8 @@ import importlib.util
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,15 +40,26 @@ def open_sinks(
 
     A logger that fails, to be reached, say, is reported once and left: no training ends for its sake.
     """
-    opened = {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow}
+    known = {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow}
     with ExitStack() as stack:
         sinks: list[LogSink] = []
         for name in loggers:
             try:
-                sinks.append(_patient(name, stack.enter_context(opened[name](key, run, folder / name, parameters))))
+                context = known[name](key, run, folder / name, parameters)
+                sinks.append(_patient(name, context.__enter__()))
+                stack.push(partial(_close, name, context))
             except Exception as error:
                 logger.warning("%s gets no log: %s", name, error)
         yield sinks
+
+
+def _close(name: str, context: AbstractContextManager[LogSink], *raised: Any) -> None:
+    """Close a logger; None, so that what ended the training goes on to be raised."""
+    try:
+        context.__exit__(*raised)
+    except Exception as error:
+        if error is not raised[1]:
+            logger.warning("%s may lack the end of the log: %s", name, error)
 
 
 def _patient(name: str, sink: LogSink) -> LogSink:

@@ -46,16 +46,15 @@ def train(
     store = open_store(activations, "train")
     steps = max(1, int(store.n_rows * training.epochs) // training.batch_size)
     model = untrained(dictionary, store.layout.hook_points[hook_point]).to(compute.device)
-    name = f"train {dictionary.method} {hook_point}"
+    name = f"{dictionary.method} {hook_point}"
     told = {"hook_point": hook_point, **dictionary.model_dump(), **training.model_dump()}
-    run = f"{dictionary.method} {hook_point}"
-    with open_sinks(compute.loggers, place.stem, run, artifacts().home / "logs", told) as sinks:
+    with open_sinks(compute.loggers, place.stem, name, artifacts().home / "logs", told) as sinks:
         trainer = Trainer(model, training_config(dictionary, training, steps), sinks)
         stream = BatchStream(store, hook_point, training.rows, training.batch_size, dictionary.seed)
         checkpoints = Checkpoints(place / "scratch" / "checkpoint.safetensors", trainer, stream)
         normalization = checkpoints.restore() or normalization_of(store, hook_point, training)
         size = training.batch_size
-        with Progress(name, steps * size, "rows", done=trainer.step_count * size) as progress:
+        with Progress(f"train {name}", steps * size, "rows", done=trainer.step_count * size) as progress:
 
             def after_step(trainer: Trainer) -> None:
                 progress.add(size)

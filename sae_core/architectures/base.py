@@ -92,10 +92,15 @@ class SparseAutoencoder(TrainableDictionary):
     def directions(self) -> Float[Tensor, "n d"]:
         return F.normalize(self.W_dec_nd, dim=1)
 
+    @property
+    def encoder_center_d(self) -> Float[Tensor, "d"]:
+        """What the encoder subtracts from a row: the decoder's bias, where input and target are the same."""
+        return self.b_dec_d
+
     def pre_activations(self, x_Bd: Float[Tensor, "*B d"]) -> Float[Tensor, "*B n"]:
-        """a = W_enc (x − b_dec) + b_enc."""
+        """a = W_enc (x − center) + b_enc."""
         self.check_rows(x_Bd)
-        return F.linear(x_Bd - self.b_dec_d, self.W_enc_nd, self.b_enc_n)
+        return F.linear(x_Bd - self.encoder_center_d, self.W_enc_nd, self.b_enc_n)
 
     def decode(self, f_Bn: Float[Tensor, "*B n"]) -> Float[Tensor, "*B d"]:
         return f_Bn @ self.W_dec_nd + self.b_dec_d

@@ -77,7 +77,7 @@ class BatchTopK(SparseAutoencoder):
         xhat_GBd = self._reconstructions(codes, len(x_Bd))
         errors = [reconstruction_error(x_Bd, xhat_Bd) for xhat_Bd in xhat_GBd]
         mse, fvu = errors[-1]
-        aux = dead_feature_loss(self, x_Bd, xhat_GBd[-1], dead_n)
+        aux = dead_feature_loss(self, x_Bd, x_Bd - xhat_GBd[-1], dead_n)
         total = sum(fvu for _, fvu in errors) / len(errors) + AUX_COEFFICIENT * aux
         parts = {"mse": mse.detach(), "fvu": fvu.detach(), "l1": l1(codes, len(x_Bd)), "aux": aux.detach()}
         return Loss(total, parts, rows_fired(codes, self.n_features))

@@ -51,7 +51,7 @@ class TopK(SparseAutoencoder):
         codes = sparse_encode(self, x_Bd, largest_of_each_row(self.k))
         xhat_Bd = sparse_decode(codes, len(x_Bd), self.W_dec_nd) + self.b_dec_d
         mse, fvu = reconstruction_error(x_Bd, xhat_Bd)
-        aux = dead_feature_loss(self, x_Bd, xhat_Bd, dead_n)
+        aux = dead_feature_loss(self, x_Bd, x_Bd - xhat_Bd, dead_n)
         parts = {"mse": mse.detach(), "fvu": fvu.detach(), "l1": l1(codes, len(x_Bd)), "aux": aux.detach()}
         return Loss(fvu + AUX_COEFFICIENT * aux, parts, rows_fired(codes, self.n_features))
 
@@ -66,7 +66,7 @@ def sparse_encode(sae: SparseAutoencoder, x_Bd: Tensor, select: Select) -> Codes
     """Codes of a batch by the fast path where there is one."""
     sae.check_rows(x_Bd)
     encode = encode_sparse if x_Bd.device.type == "cpu" else encode_sparse_plain
-    return encode(x_Bd, sae.W_enc_nd, sae.b_enc_n, sae.b_dec_d, select)
+    return encode(x_Bd, sae.W_enc_nd, sae.b_enc_n, sae.encoder_center_d, select)
 
 
 def sparse_decode(codes: Codes, n_rows: int, W_dec_nd: Tensor) -> Tensor:
@@ -75,10 +75,11 @@ def sparse_decode(codes: Codes, n_rows: int, W_dec_nd: Tensor) -> Tensor:
     return decode(codes, n_rows, W_dec_nd)
 
 
-def dead_feature_loss(sae: SparseAutoencoder, x_Bd: Tensor, xhat_Bd: Tensor, dead_n: Tensor) -> Tensor:
-    """AuxK of a batch."""
-    e_Bd, dead_D = (x_Bd - xhat_Bd).detach(), dead_n.nonzero().squeeze(1)
-    return aux_loss(x_Bd - sae.b_dec_d, e_Bd, sae.W_enc_nd, sae.b_enc_n, sae.W_dec_nd, dead_D)
+def dead_feature_loss(sae: SparseAutoencoder, x_Bd: Tensor, e_Bd: Tensor, dead_n: Tensor) -> Tensor:
+    """AuxK of a batch and the error that the live features left."""
+    dead_D = dead_n.nonzero().squeeze(1)
+    centred_Bd = x_Bd - sae.encoder_center_d
+    return aux_loss(centred_Bd, e_Bd.detach(), sae.W_enc_nd, sae.b_enc_n, sae.W_dec_nd, dead_D)
 
 
 def l1(codes: Codes, n_rows: int) -> Tensor:

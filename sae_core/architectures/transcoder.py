@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from sae_core.architectures.auxk import AUX_COEFFICIENT, aux_loss
+from sae_core.architectures.auxk import AUX_COEFFICIENT
 from sae_core.architectures.base import (
     Loss,
     SparseAutoencoder,
@@ -28,9 +28,9 @@ from sae_core.architectures.base import (
     reconstruction_error,
     resampled_encoder_norm,
 )
-from sae_core.architectures.topk import l1, rows_fired, sparse_decode, topk_codes
+from sae_core.architectures.topk import dead_feature_loss, l1, rows_fired, sparse_decode, sparse_encode, topk_codes
 from sae_core.dictionary import register
-from sae_core.kernels.sparse_codes import encode_sparse, encode_sparse_plain, largest_of_each_row
+from sae_core.kernels.sparse_codes import largest_of_each_row
 from sae_core.normalization import Normalization
 
 
@@ -70,9 +70,9 @@ class Transcoder(SparseAutoencoder):
         if self.W_skip_od is not None:
             self.W_skip_od.zero_()
 
-    def pre_activations(self, x_Bd: Float[Tensor, "*B d"]) -> Float[Tensor, "*B n"]:
-        self.check_rows(x_Bd)
-        return F.linear(x_Bd - self.center_d, self.W_enc_nd, self.b_enc_n)
+    @property
+    def encoder_center_d(self) -> Float[Tensor, "d"]:
+        return self.center_d
 
     def encode(self, x_Bd: Float[Tensor, "*B d"]) -> Float[Tensor, "*B n"]:
         return topk_codes(self.pre_activations(x_Bd), self.k)
@@ -95,12 +95,10 @@ class Transcoder(SparseAutoencoder):
 
     def loss(self, x_Bd: Float[Tensor, "B d+o"], sparsity: float, dead_n: Bool[Tensor, "n"]) -> Loss:
         input_Bd, target_Bo = self.split(x_Bd)
-        encode = encode_sparse if input_Bd.device.type == "cpu" else encode_sparse_plain
-        codes = encode(input_Bd, self.W_enc_nd, self.b_enc_n, self.center_d, largest_of_each_row(self.k))
+        codes = sparse_encode(self, input_Bd, largest_of_each_row(self.k))
         yhat_Bo = sparse_decode(codes, len(input_Bd), self.W_dec_nd) + self.b_dec_d + self._skip(input_Bd)
         mse, fvu = reconstruction_error(target_Bo, yhat_Bo)
-        e_Bo, dead_D = (target_Bo - yhat_Bo).detach(), dead_n.nonzero().squeeze(1)
-        aux = aux_loss(input_Bd - self.center_d, e_Bo, self.W_enc_nd, self.b_enc_n, self.W_dec_nd, dead_D)
+        aux = dead_feature_loss(self, input_Bd, target_Bo - yhat_Bo, dead_n)
         parts = {"mse": mse.detach(), "fvu": fvu.detach(), "l1": l1(codes, len(input_Bd)), "aux": aux.detach()}
         return Loss(fvu + AUX_COEFFICIENT * aux, parts, rows_fired(codes, self.n_features))
 

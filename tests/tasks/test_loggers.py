@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
 from sae_core import TopK, Trainer, TrainingConfig
 from tasks.errors import ExperimentError
@@ -53,3 +54,17 @@ def test_a_logger_that_fails_is_left_and_the_training_goes_on(tmp_path: Path, ca
             noise(20, 8, seed=seed).float() for seed in range(2)
         )
     assert "tensorboard gets no" in caplog.text
+
+
+def test_a_logger_that_fails_when_it_closes_ends_no_training_and_hides_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def unreachable(self: SummaryWriter) -> None:
+        raise OSError("the server is gone")
+
+    monkeypatch.setattr(SummaryWriter, "close", unreachable)
+    with open_sinks(["tensorboard"], "0123", "topk", tmp_path, {}) as sinks:
+        sinks[0]({"step": 1, "loss": 0.5})
+    assert "tensorboard may lack the end of the log: the server is gone" in caplog.text
+    with pytest.raises(ValueError, match="the training's own"), open_sinks(["tensorboard"], "45", "a", tmp_path, {}):
+        raise ValueError("the training's own")
