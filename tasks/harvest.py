@@ -6,7 +6,6 @@ works on one part of the store, the part before it is written; a part is the uni
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,14 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Int
 
 from storage.activations import ActivationStore
 from storage.artifacts import ArtifactRef
 from storage.layout import StoreLayout, default_chunk_rows
 from tasks.caching import step
+from tasks.capture import capture
 from tasks.compute import Compute
 from tasks.corpus import SPLITS, token_rows
 from tasks.language_model import ModelDescription, description, load
@@ -31,12 +29,7 @@ from tasks.specs import StorageSpec
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-TOKENS_PER_PASS = 4096
 CHUNKS_PER_PART = 2  # 16k rows at the width of a small model: seconds of work on a CPU
-
-
-class _Enough(Exception):
-    """Ends a forward pass once all wanted activations were seen."""
 
 
 @step(kind="activations", code_version="1", resumable=True)
@@ -88,33 +81,6 @@ def fill(store: ActivationStore, bridge: TransformerBridge, rows: Any, progress:
             progress.add(len(sequences) * rows.shape[1])
         if written is not None:
             written.result()
-
-
-def capture(
-    bridge: TransformerBridge, tokens: Int[np.ndarray, "sequences positions"], hook_points: Sequence[str]
-) -> dict[str, Float[Tensor, "rows width"]]:
-    """What each hook point saw, rows in the order (sequence, position); heads are concatenated."""
-    seen: dict[str, Tensor] = {}
-    batches: dict[str, list[Tensor]] = {name: [] for name in hook_points}
-
-    def keep(name: str) -> Any:
-        def hook(value: Tensor, hook: Any) -> None:
-            seen[name] = value
-            if len(seen) == len(hook_points):
-                raise _Enough
-
-        return hook
-
-    step = max(1, TOKENS_PER_PASS // tokens.shape[1])
-    with torch.inference_mode(), bridge.hooks(fwd_hooks=[(name, keep(name)) for name in hook_points]):
-        for start in range(0, len(tokens), step):
-            batch = torch.from_numpy(tokens[start : start + step].astype(np.int64)).to(bridge.cfg.device)
-            seen.clear()
-            with contextlib.suppress(_Enough):
-                bridge(batch, return_type=None, use_cache=False)
-            for name in hook_points:
-                batches[name].append(seen[name].reshape(batch.numel(), -1).cpu())
-    return {name: torch.cat(parts) for name, parts in batches.items()}
 
 
 def row_ids(sequences: Int[np.ndarray, " n"], context_length: int) -> Int[np.ndarray, "rows 2"]:

@@ -10,8 +10,9 @@ from storage.activations import ActivationStore
 from storage.artifacts import ArtifactRef
 from tasks import corpus, language_model
 from tasks.caching import artifacts
+from tasks.capture import capture
 from tasks.compute import Compute
-from tasks.harvest import capture, harvest
+from tasks.harvest import harvest
 from tasks.specs import CorpusSpec, ModelSpec, StorageSpec
 from tests.conftest import ARCHITECTURES, CONTEXT, write_model
 
