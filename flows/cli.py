@@ -3,21 +3,18 @@
 Errors that a person can mend are told in a line or two on stderr and end with exit code 2.
 """
 
-import contextlib
 import json
-import os
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from flows import activation_commands, artifact_commands
+from flows.command import Experiment, Home, Overrides, home_uri, prepare_environment, stdout_kept_for_the_result
 from flows.parameters import ExperimentConfig, load_config, presets
 from storage.errors import StorageError
-from storage.locations import local_path
 from tasks.errors import ExperimentError
 
 app = typer.Typer(
@@ -26,14 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Sparse-autoencoder experiments on language models: run, check, exchange dictionaries.",
 )
-
-Experiment = Annotated[str, typer.Argument(metavar="PRESET|FILE.yaml", help="A preset's name or a YAML file.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="a.b=value", help="Change a parameter; may be repeated.")
-]
-Home = Annotated[
-    str | None, typer.Option(help="Where everything is kept. Default: $SAEFLOW_HOME, or ./runs.", show_default=False)
-]
+app.add_typer(artifact_commands.app, name="artifacts")
+app.add_typer(activation_commands.app, name="activations")
 
 
 @app.command()
@@ -121,9 +112,11 @@ def import_dictionary(
     prepare_environment(home)
     with stdout_kept_for_the_result():
         from tasks import interchange
+        from tasks.caching import artifacts
 
         reference = interchange.import_dictionary(source, form, hook_point)
-    print(f"{reference}\n{home_path() / reference.kind / reference.key}")
+        place = artifacts().path(reference)
+    print(f"{reference}\n{place}")
 
 
 def main() -> None:
@@ -136,38 +129,6 @@ def main() -> None:
     except KeyboardInterrupt:
         print("saeflow: interrupted; the same command goes on from here.", file=sys.stderr)
         sys.exit(130)
-
-
-def home_path() -> Path:
-    return Path(os.environ["SAEFLOW_HOME"])
-
-
-def prepare_environment(home: str | None) -> None:
-    """Set what Prefect and the processes of a pool read from the environment, before Prefect is imported."""
-    path = local_path(home or os.environ.get("SAEFLOW_HOME") or "runs").absolute()
-    os.environ["SAEFLOW_HOME"] = str(path)
-    os.environ["PREFECT_RESULTS_LOCAL_STORAGE_PATH"] = str(path / "records")
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault("DO_NOT_TRACK", "1")
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
-    # The server that Prefect starts for a run without one needs longer than its default 20 s on a busy machine.
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' progress bars; saeflow prints its own
-
-
-@contextlib.contextmanager
-def stdout_kept_for_the_result() -> Iterator[None]:
-    """Send whatever libraries and child processes print to stderr, so that stdout holds the result alone."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 def print_hook_points(config: ExperimentConfig) -> None:
@@ -188,7 +149,7 @@ def print_plan(config: ExperimentConfig) -> None:
         prepared = ready(config)
         plan = stages(prepared, look_up)
     model = prepared.description
-    print(f"{config.name}: {model.name} ({model.n_layers} layers, {prepared.dtype}), home {home_path()}")
+    print(f"{config.name}: {model.name} ({model.n_layers} layers, {prepared.dtype}), home {home_uri()}")
     disk = size(sum(prepared.bytes_needed.values()))
     print(f"  {prepared.rows:,} tokens at {len(config.hook_points)} hook points, up to {disk} on disk")
     print(f"  {prepared.workers} processes of {prepared.compute.threads} threads on {prepared.compute.device}")

@@ -1,19 +1,20 @@
 """The experiment: text → tokens → activations → dictionaries per layer, in parallel → evaluation → a table."""
 
 import datetime
+import inspect
 import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from prefect import flow
 from prefect.futures import PrefectFuture
-from prefect.task_runners import ProcessPoolTaskRunner
 
+from flows.experiment_records import ExperimentRecords, RunRecord
 from flows.parameters import ExperimentConfig
 from flows.preflight import Prepared, prepare, size
+from flows.runners import task_runner
 from flows.server import one_server
 from storage.artifacts import ArtifactRef, DamagedArtifact
 from tasks.baselines import fit_baseline
@@ -36,6 +37,11 @@ class Job:
     name: str
     step: Step[...]
     inputs: dict[str, Any]
+
+    def reads(self) -> list[ArtifactRef]:
+        """The artifacts among its inputs."""
+        values = (value if isinstance(value, tuple) else (value,) for value in self.inputs.values())
+        return [item for value in values for item in value if isinstance(item, ArtifactRef)]
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ def stages(prepared: Prepared, run: Run) -> list[Stage]:
     def one(name: str, step: Step[...], **inputs: Any) -> ArtifactRef | None:
         return together([Job(name, step, inputs)])[0]
 
-    tokens = one("tokenize", tokenize, model=prepared.model, corpus=prepared.corpus)
+    tokens = one("tokenize", tokenize, model=prepared.model, corpus=prepared.corpus, base=prepared.base)
     activations = one(
         "harvest",
         harvest,
@@ -71,7 +77,7 @@ def stages(prepared: Prepared, run: Run) -> list[Stage]:
         hook_points=config.hook_points,
         dtype=prepared.dtype,
         storage=config.storage,
-        compute=prepared.compute_all,
+        compute=prepared.compute_harvest,
     )
     rows = config.training.rows
 
@@ -132,16 +138,18 @@ def ready(config: ExperimentConfig) -> Prepared:
         ExperimentError: what is wrong, and what to do about it.
     """
     prepared = prepare(config)
-    home = artifacts().home
-    free = shutil.disk_usage(home).free
-    needed = sum(prepared.bytes_needed.values())
+    store = artifacts()
+    free = shutil.disk_usage(store.scratch).free
+    elsewhere = set() if store.streams_to_this_disk else {harvest.kind}
+    on_disk = {kind: count for kind, count in prepared.bytes_needed.items() if kind not in elsewhere}
+    needed = sum(on_disk.values())
     if needed * DISK_MARGIN > free:  # only then is it worth the time to look what is already there
         to_do = [stage.job for stage in stages(prepared, look_up) if stage.ref is None]
-        needed = sum(prepared.bytes_needed.get(kind, 0) for kind in {job.step.kind for job in to_do})
+        needed = sum(on_disk.get(kind, 0) for kind in {job.step.kind for job in to_do})
         needed -= sum(_bytes_begun(job) for job in to_do)
     if needed * DISK_MARGIN > free:
         raise ExperimentError(
-            f"the experiment needs about {needed:,} bytes ({size(needed)}) in {home}, and {free:,} bytes "
+            f"the experiment needs about {needed:,} bytes ({size(needed)}) in {store.scratch}, and {free:,} bytes "
             f"({size(free)}) are free. Lower corpus.tokens, name fewer hook_points, or choose another --home."
         )
     return prepared
@@ -152,11 +160,18 @@ def experiment(config: ExperimentConfig) -> dict[str, Any]:
     """Run an experiment and return its summary (see `summary`)."""
     started = datetime.datetime.now(datetime.UTC)
     prepared = ready(config)
-    done = stages(prepared, partial(make, workers=prepared.workers))
-    result = summary(config, done, started)
-    record = artifacts().home / "experiments" / f"{config.name}.json"
-    record.parent.mkdir(exist_ok=True)
-    record.write_text(json.dumps({**result, "config": config.model_dump(mode="json")}, indent=1))
+    store, told = artifacts(), config.model_dump(mode="json")
+    beginning = {"experiment": config.name, "home": store.uri, "config": told}
+    record = RunRecord(ExperimentRecords(store.home_location), config.name, beginning)
+    record.uses([str(prepared.model), *([str(prepared.base)] if prepared.base else [])])
+
+    def recorded(jobs: Sequence[Job]) -> list[ArtifactRef | None]:
+        # Before it is made, so that it never looks unused.
+        record.uses(f"{job.step.kind}/{job.step.key(job.inputs)}" for job in jobs)
+        return make(jobs, prepared.workers)
+
+    result = summary(config, stages(prepared, recorded), started)
+    record.finish({**result, "config": told})
     return result
 
 
@@ -166,8 +181,8 @@ def run_experiment(config: ExperimentConfig) -> dict[str, Any]:
     Raises:
         ExperimentError: something is wrong with the configuration or what it names; no work was started.
     """
-    workers = ready(config).workers
-    runner: Any = ProcessPoolTaskRunner(max_workers=workers)  # its type is narrower than with_options declares
+    prepared = ready(config)
+    runner = task_runner(config.compute, max(prepared.workers, config.compute.harvest_workers))
     with one_server():
         return experiment.with_options(task_runner=runner)(config)
 
@@ -194,10 +209,10 @@ def summary(config: ExperimentConfig, done: Sequence[Stage], started: datetime.d
     report_path = store.path(_present(done[-1]))
     dictionaries = json.loads((report_path / "dictionaries.json").read_text())
     for entry in dictionaries:
-        entry["path"] = str(store.home / entry["ref"])
+        entry["path"] = f"{store.uri}/{entry['ref']}"
     return {
         "experiment": config.name,
-        "home": str(store.home),
+        "home": store.uri,
         "report": str(report_path / "report.md"),
         "stages": rows,
         "dictionaries": dictionaries,
@@ -214,7 +229,12 @@ def _bytes_begun(job: Job) -> int:
 
 
 def _inputs_missing(job: Job) -> bool:
-    return any(value is None or (isinstance(value, tuple) and None in value) for value in job.inputs.values())
+    parameters = inspect.signature(job.step.make).parameters
+    return any(
+        # Where a step does without an input, None says so.
+        (value is None and parameters[name].default is not None) or (isinstance(value, tuple) and None in value)
+        for name, value in job.inputs.items()
+    )
 
 
 def _found(job: Job) -> ArtifactRef | None:

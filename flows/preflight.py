@@ -2,12 +2,13 @@
 
 import math
 import os
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
+from flows.extension import find_base
 from flows.parameters import ExperimentConfig
-from storage.artifacts import ArtifactRef
+from storage.artifacts import ArtifactRef, ArtifactStore
+from storage.errors import StorageError
+from storage.remote_artifacts import RemoteArtifactStore
 from tasks import corpus, language_model
 from tasks.caching import artifacts
 from tasks.compute import Compute
@@ -29,10 +30,12 @@ class Prepared:
     model: ArtifactRef
     description: ModelDescription
     corpus: LocatedCorpus
+    base: ArtifactRef | None
+    """The tokens that the corpus goes on from."""
     dtype: str
     workers: int
     compute: Compute
-    compute_all: Compute
+    compute_harvest: Compute
     bytes_needed: dict[str, int]
     """By kind of artifact, before compression."""
 
@@ -48,8 +51,7 @@ def prepare(config: ExperimentConfig) -> Prepared:
     Raises:
         ExperimentError: the first thing that is wrong, and what to do about it.
     """
-    home = artifacts().home
-    check_writable(home)
+    check_writable(artifacts())
     check_loggers(config.compute.loggers)
     device = language_model.resolve_device(config.compute.device)
     located_model = language_model.locate(config.model)
@@ -68,24 +70,29 @@ def prepare(config: ExperimentConfig) -> Prepared:
         model=model,
         description=description,
         corpus=located_corpus,
+        base=find_base(config.corpus, model, located_corpus),
         dtype=language_model.resolve_dtype(config.model.dtype, device),
         workers=workers,
-        compute=Compute(device=device, threads=threads, loggers=config.compute.loggers),
-        compute_all=Compute(device=device, threads=config.compute.threads or cores),
+        compute=Compute(
+            device=device,
+            threads=threads,
+            loggers=config.compute.loggers,
+            resident_bytes=int(config.compute.resident_gib * 2**30),
+        ),
+        compute_harvest=Compute(
+            device=device,
+            threads=config.compute.threads or max(1, cores // config.compute.harvest_workers),
+            workers=config.compute.harvest_workers,
+        ),
         bytes_needed=bytes_needed(config, description),
     )
 
 
-def check_writable(home: Path) -> None:
+def check_writable(home: ArtifactStore | RemoteArtifactStore) -> None:
     try:
-        home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=home):
-            pass
-    except OSError as error:
-        raise ExperimentError(
-            f"the home directory {home} cannot be written to ({error.strerror}). Name another with --home or "
-            "$SAEFLOW_HOME."
-        ) from error
+        home.check_writable()
+    except StorageError as error:
+        raise ExperimentError(str(error)) from error
 
 
 def check_shapes(config: ExperimentConfig, model: ModelDescription) -> None:
@@ -118,8 +125,10 @@ def check_shapes(config: ExperimentConfig, model: ModelDescription) -> None:
 def bytes_needed(config: ExperimentConfig, model: ModelDescription) -> dict[str, int]:
     """Disk for tokens, activations and dictionaries, not counting what codecs save."""
     length = config.corpus.context_length
-    shapes = [(rows // length, length) for rows in _rows(config)]
-    layouts = [store_layout(model, "", shape, config.hook_points, config.storage, seed=0) for shape in shapes]
+    layouts = [
+        store_layout(model, "", (rows // length,), length, config.hook_points, config.storage, seed=0)
+        for rows in _rows(config)
+    ]
     widths = [model.width(hook_point) for hook_point in config.hook_points]
     features = sum(n_features(spec, width) * width for width in widths for spec in config.dictionaries)
     return {

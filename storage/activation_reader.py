@@ -1,17 +1,20 @@
 """Reading an activation store: shuffled batches, rows in order, statistics, and a check of every byte."""
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import torch
+from jaxtyping import Bool
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from storage.chunks import HookArrays, RowIds, hook_point_of
+from storage.chunks import Array, HookArrays, RowIds, hook_point_of
 from storage.commits import CommitRecord, FileRecord, check_file, commit_name, read_commit, read_record
 from storage.errors import DamagedChunk, StorageError
 from storage.layout import FORMAT_VERSION, StoreLayout
@@ -53,10 +56,16 @@ class ActivationReader:
         self._data = location.child(DATA)
         self._commits = commits
         self._arrays = {name: HookArrays(self._data, layout, name) for name in layout.hook_points}
+        self._kept: dict[tuple[str, RowFilter], dict[int, Array]] = {}
+        self._resident: dict[tuple[str, RowFilter | None], dict[int, Tensor]] = {}
+        self._resident_bytes_left = 0
 
     @classmethod
-    def open(cls, root: str | Path) -> Self:
+    def open(cls, root: str | Path | Location, resident_bytes: int = 0) -> Self:
         """Open a sealed store.
+
+        The rows of a hook point stay in memory once they were read, if together they fit into what is left of
+        `resident_bytes`.
 
         Raises StorageError when there is none, it is not complete, or another version of its format wrote it;
         DamagedChunk when one of its records is damaged.
@@ -67,17 +76,44 @@ class ActivationReader:
         layout = read_layout(location)
         if not location.exists(SEALED):
             raise StorageError(f"the activation store at {location} is not complete: run its harvest again")
-        return cls(location, layout, _read_records(location, layout))
+        store = cls(location, layout, _read_records(location, layout))
+        store._resident_bytes_left = resident_bytes
+        return store
 
     @property
     def n_rows(self) -> int:
         """Committed rows of each hook point."""
         return sum(commit.rows for commit in self._commits.values())
 
+    def parts(self) -> list[int]:
+        """The committed parts, in order."""
+        return sorted(self._commits)
+
+    def commit(self, part: int) -> CommitRecord:
+        """The record of a committed part."""
+        return self._commits[part]
+
     def statistics(self, hook_point: str) -> StoreStatistics:
         """Of all rows of a hook point, merged from the commit records (no row is read)."""
         self._arrays_of(hook_point)
-        return merge_statistics([commit.statistics[hook_point] for commit in self._in_order()])
+        return merge_statistics([self._commits[part].statistics[hook_point] for part in self.parts()])
+
+    def chunks(self) -> list[Chunk]:
+        """What is committed, in the order of the grid. The shape of the arrays promises nothing."""
+        size = self.layout.chunk_rows
+        return [
+            Chunk(index, min(size, commit.rows - i * size))
+            for commit in (self._commits[part] for part in self.parts())
+            for i, index in enumerate(commit.chunks)
+        ]
+
+    def batches_per_epoch(self, hook_point: str, batch_size: int, keep: RowFilter | None = None, world: int = 1) -> int:
+        """How many batches each of `world` ranks gets out of `iter_batches`, in every epoch the same.
+
+        A rank reads its share of the chunks, whichever these are: what even the smallest share fills is what counts.
+        """
+        kept = sorted(self.count_kept(hook_point, keep))
+        return sum(kept[: len(kept) // world]) // batch_size
 
     def iter_batches(
         self,
@@ -88,29 +124,42 @@ class ActivationReader:
         epoch: int = 0,
         keep: RowFilter | None = None,
         start_batch: int = 0,
-        buffer_chunks: int = 8,
+        rank: int = 0,
+        world: int = 1,
+        buffer_chunks: int = 16,
+        device: str | torch.device = "cpu",
     ) -> Iterator[Tensor]:
-        """Shuffled batches [batch_size, d], float32, of one epoch: each kept row at most once.
+        """Shuffled batches [batch_size, d], float32 on `device`, of one epoch: each kept row at most once.
 
         Chunks are read in random order into a buffer of `buffer_chunks` that is mixed whenever half of it has
-        left. The sequence of batches is a function of the arguments alone; `start_batch=n` gives what follows
-        the first n. The last incomplete batch is dropped. Reading goes on in a background thread, which ends
-        when the iterator is closed.
+        left. The sequence of batches is a function of the arguments and of the rows alone; `start_batch=n` gives
+        what follows the first n. The last incomplete batch is dropped. Of `world` ranks each gets other rows, and
+        as many batches. Reading goes on in background threads, which end when the iterator is closed.
 
-        Raises DamagedChunk at the first chunk that is missing or does not match its checksum.
+        Raises StorageError when the rows do not fill a batch, DamagedChunk at the first chunk that is missing or
+        does not match its checksum.
         """
-        read = self._kept_rows(hook_point, keep)
-        if not 1 <= batch_size <= self.n_rows:
-            raise StorageError(f"{self.location} has {self.n_rows} rows: they make no batch of {batch_size}")
+        if not 0 <= rank < world:
+            raise StorageError(f"rank {rank} of {world} does not exist: ranks go from 0 to world - 1")
+        read = self._resident_or_read(hook_point, keep)
+        n_batches = self.batches_per_epoch(hook_point, batch_size, keep, world) if batch_size > 0 else 0
+        if n_batches == 0:
+            raise StorageError(
+                f"{self.location} has {sum(self.count_kept(hook_point, keep))} rows of {hook_point} that can be used: "
+                f"for {world} ranks they make no batch of {batch_size}"
+            )
+        generator = seeded_generator("batches", seed, epoch, rank, world)
+        chunks = self.chunks()
+        order = torch.randperm(len(chunks), generator=seeded_generator("chunks", seed, epoch)).tolist()
+        share = [chunks[i] for i in order[rank : len(chunks) // world * world : world]]
+        target, pinned = torch.device(device), torch.device(device).type == "cuda"
 
         def batches() -> Iterator[Tensor]:
-            generator = seeded_generator("batches", seed, epoch)
-            chunks = self._chunks()
-            order = [chunks[i] for i in torch.randperm(len(chunks), generator=generator).tolist()]
             slots = max(buffer_chunks * self.layout.chunk_rows, batch_size + self.layout.chunk_rows)
-            buffer = torch.empty(slots, self.layout.hook_points[hook_point], dtype=self.layout.torch_dtype)
-            with closing(read_ahead(lambda chunk: read(chunk)[0], order, depth=buffer_chunks // 2)) as blocks:
-                yield from mix_rows(
+            slots = min(slots, sum(chunk.rows for chunk in share) + self.layout.chunk_rows)
+            buffer = torch.empty(slots, self.layout.hook_points[hook_point], dtype=self.layout.memory_dtype)
+            with closing(read_ahead(read, share, depth=buffer_chunks // 4, threads=self.threads)) as blocks:
+                mixed = mix_rows(
                     blocks,
                     buffer,
                     block_rows=self.layout.chunk_rows,
@@ -118,38 +167,96 @@ class ActivationReader:
                     start_batch=start_batch,
                     generator=generator,
                 )
+                for batch in islice(mixed, max(0, n_batches - start_batch)):
+                    rows = batch.pin_memory() if pinned else batch
+                    yield rows.to(target, non_blocking=True).float()
 
         return batches()
 
     def iter_rows(self, hook_point: str, keep: RowFilter | None = None) -> Iterator[tuple[Tensor, RowIds]]:
-        """The kept rows [rows, d], float32, with their ids [rows, 2] (sequence, position), chunk by chunk."""
-        read = self._kept_rows(hook_point, keep)
+        """The kept rows [rows, d], float32, with their ids [rows, 2] (sequence, position), chunk by chunk.
+
+        Raises DamagedChunk at the first chunk that is missing or does not match its checksum.
+        """
+        read_acts, read_ids = self._resident_or_read(hook_point, keep), self.row_ids(hook_point)
+
+        def read(chunk: Chunk) -> tuple[Tensor, RowIds]:
+            row_ids = read_ids(chunk)
+            return read_acts(chunk), row_ids if keep is None else row_ids[self._kept_in(hook_point, keep, chunk)]
 
         def chunks() -> Iterator[tuple[Tensor, RowIds]]:
-            with closing(read_ahead(read, self._chunks(), depth=2)) as blocks:
+            with closing(read_ahead(read, self.chunks(), depth=2, threads=self.threads)) as blocks:
                 for acts, row_ids in blocks:
                     yield acts.float(), row_ids
 
         return chunks()
 
-    def count_left_out(self, hook_point: str, keep: RowFilter) -> dict[str, int]:
-        """What becomes of the rows, {first_position, norm, kept}: numbers that add up to `n_rows`."""
+    def row_ids(self, hook_point: str) -> Callable[[Chunk], RowIds]:
+        """A function that reads the (sequence, position) of a chunk's rows, [rows, 2]."""
         arrays = self._arrays_of(hook_point)
-        norm_median = self.statistics(hook_point).norm_median
-        first_position = norm = 0
-        for chunk in self._chunks():
-            acts, row_ids = arrays.read(chunk.index, chunk.rows)
-            first = at_first_position(row_ids, keep)
-            first_position += int(first.sum())
-            norm += int((too_large(acts, keep, norm_median) & ~first).sum())
-        return {"first_position": first_position, "norm": norm, "kept": self.n_rows - first_position - norm}
+        return lambda chunk: arrays.read_row_ids(chunk.index, chunk.rows)
 
-    def verify(self) -> None:
-        """Compare every file with what was committed. Raises DamagedChunk naming the first wrong one."""
+    def kept_rows(self, hook_point: str, keep: RowFilter | None) -> Callable[[Chunk], Tensor]:
+        """A function that reads a chunk's kept rows [rows, d], in the layout's memory dtype."""
+        arrays = self._arrays_of(hook_point)
+        if keep is None:
+            return lambda chunk: arrays.read_acts(chunk.index, chunk.rows)
+        self._find_kept(hook_point, keep)
+
+        def read(chunk: Chunk) -> Tensor:
+            acts, kept = arrays.read_acts(chunk.index, chunk.rows), self._kept_in(hook_point, keep, chunk)
+            return acts if kept.all() else acts[torch.from_numpy(kept)]
+
+        return read
+
+    def _resident_or_read(self, hook_point: str, keep: RowFilter | None) -> Callable[[Chunk], Tensor]:
+        """`kept_rows`, which reads a chunk only once if the memory budget has room for all of them."""
+        read = self.kept_rows(hook_point, keep)
+        if (hook_point, keep) not in self._resident:
+            row = self.layout.hook_points[hook_point] * self.layout.memory_dtype.itemsize
+            needed = sum(self.count_kept(hook_point, keep)) * row
+            if needed > self._resident_bytes_left:
+                return read
+            self._resident_bytes_left -= needed
+            self._resident[hook_point, keep] = {}
+        resident = self._resident[hook_point, keep]
+
+        def read_once(chunk: Chunk) -> Tensor:
+            if chunk.index not in resident:
+                resident[chunk.index] = read(chunk)
+            return resident[chunk.index]
+
+        return read_once
+
+    def count_kept(self, hook_point: str, keep: RowFilter | None) -> list[int]:
+        """Kept rows of each of `chunks()`."""
+        if keep is None:
+            return [chunk.rows for chunk in self.chunks()]
+        self._find_kept(hook_point, keep)
+        return [int(self._kept_in(hook_point, keep, chunk).sum()) for chunk in self.chunks()]
+
+    def count_left_out(self, hook_point: str, keep: RowFilter) -> Mapping[str, int]:
+        """What becomes of the rows, {first_position, norm, kept}: numbers that add up to `n_rows`."""
+        kept = sum(self.count_kept(hook_point, keep))
+        by_position = keep.model_copy(update={"max_norm_ratio": None})
+        first = self.n_rows - sum(self.count_kept(hook_point, by_position))
+        return {"first_position": first, "norm": self.n_rows - first - kept, "kept": kept}
+
+    @property
+    def threads(self) -> int:
+        """How many reads at once make the most of the place: requests to an object store take long and cost little."""
+        return self.location.parallel_reads
+
+    def verify(self, on_bytes: Callable[[int], None] = lambda size: None) -> None:
+        """Read every file and compare it with its record. Raises DamagedChunk at the first that differs.
+
+        `on_bytes` is told how many bytes were read since its last call.
+        """
         layout = read_layout(self.location)
         for commit in _read_records(self.location, layout).values():
             for name, expected in commit.files.items():
                 check_file(self._data, name, expected, hook_point_of(name), commit.part)
+                on_bytes(expected.size)
 
     def _arrays_of(self, hook_point: str) -> HookArrays:
         if hook_point not in self._arrays:
@@ -160,45 +267,27 @@ class ActivationReader:
             )
         return self._arrays[hook_point]
 
-    def _chunks(self) -> list[Chunk]:
-        """What is committed, in the order of the grid. The shape of the arrays promises nothing."""
-        size = self.layout.chunk_rows
-        return [
-            Chunk(index, min(size, commit.rows - i * size))
-            for commit in self._in_order()
-            for i, index in enumerate(commit.chunks)
-        ]
+    def _kept_in(self, hook_point: str, keep: RowFilter, chunk: Chunk) -> Bool[Array, " rows"]:
+        return np.unpackbits(self._kept[hook_point, keep][chunk.index], count=chunk.rows).astype(bool)
 
-    def _in_order(self) -> list[CommitRecord]:
-        return [self._commits[part] for part in sorted(self._commits)]
-
-    def _kept_rows(self, hook_point: str, keep: RowFilter | None) -> Callable[[Chunk], tuple[Tensor, RowIds]]:
-        """A function that reads a chunk's kept rows, in the store's dtype, and their ids."""
+    def _find_kept(self, hook_point: str, keep: RowFilter) -> None:
+        """Look once at all norms and positions, 1 % of the bytes of the activations; remember one bit a row."""
+        if (hook_point, keep) in self._kept:
+            return
         arrays = self._arrays_of(hook_point)
-        if keep is None:
-            return lambda chunk: arrays.read(chunk.index, chunk.rows)
-        norm_median = self.statistics(hook_point).norm_median
+        limit = None
+        if keep.max_norm_ratio is not None:
+            limit = keep.max_norm_ratio * self.statistics(hook_point).norm_median
 
-        def read(chunk: Chunk) -> tuple[Tensor, RowIds]:
-            acts, row_ids = arrays.read(chunk.index, chunk.rows)
-            kept = ~(at_first_position(row_ids, keep) | too_large(acts, keep, norm_median))
-            return acts[kept], row_ids[kept.numpy()]
+        def find(chunk: Chunk) -> tuple[int, Array]:
+            kept = np.ones(chunk.rows, bool)
+            if keep.skip_first_position:
+                kept &= arrays.read_row_ids(chunk.index, chunk.rows)[:, 1] != 0
+            if limit is not None:
+                kept &= arrays.read_norms(chunk.index, chunk.rows) <= limit
+            return chunk.index, np.packbits(kept)
 
-        return read
-
-
-def at_first_position(row_ids: RowIds, keep: RowFilter) -> Tensor:
-    """[rows] bool: left out for their position."""
-    first = torch.from_numpy(row_ids[:, 1] == 0)
-    return first if keep.skip_first_position else torch.zeros_like(first)
-
-
-def too_large(acts_rd: Tensor, keep: RowFilter, norm_median: float) -> Tensor:
-    """[rows] bool: left out for their norm."""
-    if keep.max_norm_ratio is None:
-        return torch.zeros(len(acts_rd), dtype=torch.bool)
-    norms = torch.linalg.vector_norm(acts_rd, dim=1, dtype=torch.float32)
-    return norms > keep.max_norm_ratio * norm_median
+        self._kept[hook_point, keep] = dict(read_ahead(find, self.chunks(), depth=16, threads=self.threads))
 
 
 def read_layout(location: Location) -> StoreLayout:
@@ -218,10 +307,12 @@ def _read_records(location: Location, layout: StoreLayout) -> dict[int, CommitRe
     seal = Seal.model_validate(read_record(location, SEALED))
     for name, expected in seal.files.items():
         check_file(location.child(DATA), name, expected, None, None)
-    commits = {}
-    for part in range(layout.n_parts):
+
+    def read(part: int) -> CommitRecord:
         commit = read_commit(location, part)
         if commit is None:
             raise DamagedChunk(f"{location}/{commit_name(part)}", "it is missing", None, part)
-        commits[part] = commit
-    return commits
+        return commit
+
+    parts = list(range(layout.n_parts))
+    return dict(zip(parts, read_ahead(read, parts, depth=16, threads=location.parallel_reads), strict=True))

@@ -6,20 +6,22 @@
     sealed.json            written when every part is committed
 
 Writing goes part by part: permute the rows, write whole chunks, flush, commit. Resuming is writing the parts
-that have no commit record. However often a writer was killed, the files end up the same, byte for byte.
+that have no commit record. One process creates a store and seals it; any number may join it in between, each with
+parts of its own. However many there were and however often they were killed, the files end up the same, byte for byte.
 """
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from storage.activation_reader import DATA, MANIFEST, SEALED, ActivationReader, Seal, read_layout
-from storage.chunks import METADATA, RowIds, create_arrays, hook_point_of
+from storage.chunks import METADATA, Array, RowIds, create_arrays, hook_point_of
 from storage.commits import CommitRecord, FileRecord, commit_name, read_commit
 from storage.durable import TEMPORARY
 from storage.errors import DamagedChunk, StorageError
@@ -27,7 +29,7 @@ from storage.layout import StoreLayout
 from storage.locations import Location, open_location
 from storage.records import pack_readable_record
 from storage.seeds import seeded_generator
-from storage.statistics import describe_rows
+from storage.statistics import PartStatistics, absmax, describe_rows
 
 logger = logging.getLogger("saeflow.storage")
 
@@ -36,7 +38,7 @@ class ActivationStore(ActivationReader):
     """Activations of several hook points: `open` a complete store to read it, `create` one to write it."""
 
     @classmethod
-    def create(cls, root: str | Path, layout: StoreLayout) -> Self:
+    def create(cls, root: str | Path | Location, layout: StoreLayout) -> Self:
         """Open a store for writing: a new one, or one that was begun with the same layout.
 
         Temporary files of a killed writer are deleted. A part that lost one of its files, or whose record is
@@ -47,7 +49,7 @@ class ActivationStore(ActivationReader):
         location = open_location(root)
         existing = read_layout(location) if location.exists(MANIFEST) else None
         if existing is None:
-            location.commit(MANIFEST, pack_readable_record(layout.model_dump()))
+            location.commit(MANIFEST, pack_readable_record(layout.model_dump(mode="json")))
         elif existing != layout:
             raise StorageError(
                 f"{location} holds an activation store of another layout ({_differences(existing, layout)}). "
@@ -58,14 +60,41 @@ class ActivationStore(ActivationReader):
                 location.remove(name)
         location.remove(SEALED)
         create_arrays(location.child(DATA), layout)
-        commits = {part: commit for part in range(layout.n_parts) if (commit := _whole_part(location, part))}
-        return cls(location, layout, commits)
+        store = cls(location, layout, {})
+        store._find_commits()
+        return store
+
+    @classmethod
+    def join(cls, root: str | Path | Location) -> Self:
+        """Open a store that another process has created and will seal, to write some of its parts.
+
+        Raises StorageError when there is none, DamagedChunk when its layout is unreadable.
+        """
+        location = open_location(root)
+        if not location.exists(MANIFEST):
+            raise StorageError(f"there is no activation store at {location} to join")
+        return cls(location, read_layout(location), {})
+
+    def adopt(self, base: ActivationReader) -> None:
+        """Take over the parts of a store that this one extends; locally they become links to the same files.
+
+        Raises StorageError when `base` is not the beginning of this store.
+        """
+        if not self.layout.extends(base.layout):
+            raise StorageError(f"{base.location} is not the beginning of {self.location}")
+        for part in base.parts():
+            if part in self._commits:
+                continue
+            commit = base.commit(part)
+            self._data.copy_from(base.location.child(DATA), list(commit.files))
+            self._data.sync(commit.files)
+            self._commit(commit)
 
     def missing_parts(self) -> list[int]:
         """The parts still to be written, in order."""
         return [part for part in range(self.layout.n_parts) if part not in self._commits]
 
-    def write_part(self, part: int, activations: Mapping[str, Tensor], row_ids: np.ndarray[Any, Any]) -> None:
+    def write_part(self, part: int, activations: Mapping[str, Tensor], row_ids: Array) -> None:
         """Write and commit one part; once this returns, no crash undoes it.
 
         `activations` maps every hook point to its rows [rows, d], in the order of `row_ids` [rows, 2], the
@@ -75,37 +104,43 @@ class ActivationStore(ActivationReader):
         Raises StorageError for wrong shapes or sequences, NaN, infinity and float16 overflow; OutOfSpace.
         """
         self._check_part(part, activations, row_ids)
+        if committed := read_commit(self.location, part):  # by a process that was given the same part
+            self._commits[part] = committed
+            return
         # Permuted on write: random chunk order alone leaves 16 times the variance of iid batches.
         order = torch.randperm(len(row_ids), generator=seeded_generator("rows", self.layout.seed, part))
         ids = row_ids[order.numpy()].astype(np.uint32)
         first_chunk = part * self.layout.chunks_per_part
-        chunks = list(range(first_chunk, first_chunk - (-len(ids) // self.layout.chunk_rows)))
-        files, statistics = [], {}
+        files: dict[str, FileRecord] = {}
+        statistics: dict[str, PartStatistics] = {}
         for hook_point, arrays in self._arrays.items():
             rows = activations[hook_point].detach()
             rows = rows.index_select(0, order.to(rows.device)).cpu()
-            stored = rows.to(self.layout.torch_dtype)
-            statistics[hook_point] = describe_rows(stored)
-            if not np.isfinite(statistics[hook_point].absmax):
-                raise _not_finite(hook_point, rows, stored, ids)
-            with self.location.naming_a_full_disk(stored.nbytes + ids.nbytes):
-                arrays.write(first_chunk, stored, ids)
-            files += arrays.chunk_files(chunks)
+            if not math.isfinite(absmax(rows)):
+                raise _not_finite(hook_point, rows, rows, ids)
+            stored, as_read = arrays.encode(rows)
+            statistics[hook_point], norms = describe_rows(as_read, rows)
+            if not math.isfinite(statistics[hook_point].absmax):
+                raise _not_finite(hook_point, rows, as_read, ids)
+            stored |= {"row_id": ids, "norm": norms.numpy()}
+            with self.location.naming_a_full_disk(sum(values.nbytes for values in stored.values())):
+                files |= arrays.write(part, stored)
         with self.location.naming_a_full_disk(None):  # some file systems notice only now
             self._data.sync(files)
-        commit = CommitRecord(
-            part=part,
-            rows=len(ids),
-            chunks=chunks,
-            seed=self.layout.seed,
-            files={name: FileRecord.of(self._data.read(name)) for name in files},
-            statistics=statistics,
+        self._commit(
+            CommitRecord(
+                part=part,
+                rows=len(ids),
+                chunks=list(range(first_chunk, first_chunk - (-len(ids) // self.layout.chunk_rows))),
+                seed=self.layout.seed,
+                files=files,
+                statistics=statistics,
+            )
         )
-        self.location.commit(commit_name(part), commit.pack())
-        self._commits[part] = commit
 
     def seal(self) -> None:
         """Declare the store complete. Raises StorageError while parts are missing."""
+        self._find_commits()  # others may have written some
         if self.missing_parts():
             raise StorageError(f"{self.location} is not complete: parts {self.missing_parts()} are missing")
         last = self._commits[self.layout.n_parts - 1]
@@ -117,7 +152,26 @@ class ActivationStore(ActivationReader):
         seal = Seal(parts=self.layout.n_parts, rows=self.n_rows, files=files)
         self.location.commit(SEALED, pack_readable_record(seal.model_dump()))
 
-    def _check_part(self, part: int, activations: Mapping[str, Tensor], row_ids: np.ndarray[Any, Any]) -> None:
+    def file_records(self) -> dict[str, FileRecord]:
+        """What the data files of the committed parts hold: name relative to the store → record."""
+        return {f"{DATA}/{name}": file for commit in self._commits.values() for name, file in commit.files.items()}
+
+    def _find_commits(self) -> None:
+        sizes = self._data.sizes()
+        missing = self.missing_parts()
+        self._commits.update({part: commit for part in missing if (commit := _whole_part(self.location, part, sizes))})
+
+    def _commit(self, commit: CommitRecord) -> None:
+        name = commit_name(commit.part)
+        if not self.location.commit_new(name, commit.pack()) and read_commit(self.location, commit.part) != commit:
+            self.location.remove(name)  # its chunks were just overwritten
+            raise StorageError(
+                f"{self.location}: two processes wrote part {commit.part}, and not the same bytes. Processes that "
+                "share a harvest need the same hardware and thread count. Run again: the part is written anew."
+            )
+        self._commits[commit.part] = commit
+
+    def _check_part(self, part: int, activations: Mapping[str, Tensor], row_ids: Array) -> None:
         layout = self.layout
         if part not in self.missing_parts():
             raise StorageError(f"part {part} of {self.location} is committed or does not exist")
@@ -131,16 +185,15 @@ class ActivationStore(ActivationReader):
             raise StorageError(f"part {part} of {self.location} must hold {expected}, not {shapes}")
 
 
-def _whole_part(location: Location, part: int) -> CommitRecord | None:
-    """The record of a part that has all its files; otherwise a warning, and the record is removed."""
+def _whole_part(location: Location, part: int, sizes: Mapping[str, int]) -> CommitRecord | None:
+    """The record of a part that has all its files, whose sizes are given; else a warning, and the record is removed."""
     try:
         commit = read_commit(location, part)
         if commit is None:
             return None
-        data = location.child(DATA)
         for name, file in commit.files.items():
-            if not data.exists(name) or data.size(name) != file.size:
-                raise DamagedChunk(f"{data}/{name}", "it is missing or cut short", hook_point_of(name), part)
+            if sizes.get(name) != file.size:
+                raise DamagedChunk(f"{location}/{DATA}/{name}", "it is missing or cut short", hook_point_of(name), part)
     except DamagedChunk as damage:
         logger.warning("part %d is written anew: %s %s", part, damage.file, damage.problem)
         location.remove(commit_name(part))

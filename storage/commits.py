@@ -4,9 +4,10 @@ It is written after the chunks are flushed, so a part without a record has never
 lie around. It holds nothing that differs between two runs of the same harvest.
 """
 
+import hashlib
+from pathlib import PurePosixPath
 from typing import Any
 
-import google_crc32c
 import zarr
 from pydantic import BaseModel, ConfigDict
 
@@ -24,15 +25,11 @@ class FileRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     size: int
-    crc32c: int
-    """Over the last 4 bytes and then the others."""
+    sha256: str
 
     @classmethod
-    def of(cls, data: bytes) -> "FileRecord":
-        # The last 4 bytes first: a chunk ends with its own crc32c, and over data followed by its crc32c the
-        # checksum is one and the same constant, whatever the data.
-        last = google_crc32c.value(data[-4:])
-        return cls(size=len(data), crc32c=google_crc32c.extend(last, data[:-4]))
+    def of(cls, data: bytes | bytearray | memoryview) -> "FileRecord":
+        return cls(size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 class CommitRecord(BaseModel):
@@ -58,6 +55,11 @@ class CommitRecord(BaseModel):
 
 def commit_name(part: int) -> str:
     return f"{COMMITS}/{part:06d}.json"
+
+
+def committed_parts(location: Location) -> list[int]:
+    """The parts that have a record, whether it is intact or not."""
+    return [int(PurePosixPath(name).stem) for name in location.names(COMMITS) if name.endswith(".json")]
 
 
 def read_commit(location: Location, part: int) -> CommitRecord | None:
@@ -91,4 +93,4 @@ def check_file(location: Location, name: str, expected: FileRecord, hook_point: 
         problem = f"it has {found.size} bytes instead of {expected.size}"
         raise DamagedChunk(f"{location}/{name}", problem, hook_point, part)
     if found != expected:
-        raise DamagedChunk(f"{location}/{name}", "its crc32c is not the committed one", hook_point, part)
+        raise DamagedChunk(f"{location}/{name}", "its sha256 is not the committed one", hook_point, part)

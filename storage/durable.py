@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import get_ident
 
 from storage.errors import OutOfSpace
 
@@ -24,18 +25,37 @@ def write_whole(path: Path, data: bytes) -> None:
 
     Raises OutOfSpace, and leaves no temporary file behind, when the disk is full.
     """
+    with _flushed(path, path.with_name(path.name + TEMPORARY), data) as temporary:
+        temporary.replace(path)
+    _flush(path.parent)
+
+
+def write_new(path: Path, data: bytes) -> bool:
+    """The same, but only if there is no file at `path`: False, and nothing is changed, if there is one.
+
+    Any number of threads and processes may try at once: one of them gets True.
+    """
+    with _flushed(path, path.with_name(f"{path.name}.{os.getpid()}-{get_ident()}{TEMPORARY}"), data) as temporary:
+        try:
+            path.hardlink_to(temporary)  # unlike a rename, it never replaces
+        except FileExistsError:
+            return False
+    _flush(path.parent)
+    return True
+
+
+@contextmanager
+def _flushed(path: Path, temporary: Path, data: bytes) -> Iterator[Path]:
+    """`temporary`, holding on the disk the `data` that is meant for `path`; it is gone at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + TEMPORARY)
     try:
         with naming_a_full_disk(path, len(data)), temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
+        yield temporary
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
-    _flush(path.parent)
 
 
 def flush_files(root: Path, names: Iterable[str]) -> None:

@@ -1,13 +1,16 @@
 """What an activation store will hold, fixed before the first row: everything else follows from it.
 
-Sequences are shuffled once, globally. The shuffled order is cut into *parts*: the unit of writing, committing
-and resuming. A part owns `chunks_per_part` chunks of `chunk_rows` rows in every array, whether it fills them
-or not, so parts never share a file.
+Sequences come in *segments*: those of the first harvest, and those that each extension added. The sequences of
+a segment are shuffled, and their order is cut into *parts*: the unit of writing, committing, resuming and of
+sharing the work. A part owns `chunks_per_part` chunks of `chunk_rows` rows in every array, whether it fills them
+or not, so parts never share a file, and an extension changes no part that is there.
 """
 
 import math
+from bisect import bisect_right
 from functools import cached_property
-from typing import Any, Literal, Self
+from itertools import accumulate
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -15,10 +18,19 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from storage.seeds import seeded_generator
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
-DtypeName = Literal["bfloat16", "float16", "float32"]
-TORCH_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+DtypeName = Literal["bfloat16", "float16", "float32", "int8"]
+
+MEMORY_DTYPES = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+    "int8": torch.float32,
+}
+"""What rows of each dtype are in memory, once read."""
+
+_BYTES_PER_NUMBER = {"bfloat16": 2, "float16": 2, "float32": 4, "int8": 1}
 
 
 def default_chunk_rows(d: int, itemsize: int) -> int:
@@ -40,11 +52,12 @@ class StoreLayout(BaseModel):
     """Hook point → activation width d."""
     dtype: DtypeName
     """How activations are kept on disk."""
-    n_sequences: int = Field(ge=1)
+    segments: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
+    """Sequences of the first harvest, and of each extension."""
     context_length: int = Field(ge=1)
     """Tokens a sequence, at most."""
     seed: int
-    """Of the order of the sequences, and of the rows inside each part."""
+    """Of the order of the sequences in each segment, and of the rows in each part."""
     tokens_digest: str
     """Digest of the tokens artifact that the sequences come from."""
     chunk_rows: int = Field(ge=1)
@@ -63,8 +76,13 @@ class StoreLayout(BaseModel):
         return self
 
     @property
-    def torch_dtype(self) -> torch.dtype:
-        return TORCH_DTYPES[self.dtype]
+    def n_sequences(self) -> int:
+        return sum(self.segments)
+
+    @property
+    def memory_dtype(self) -> torch.dtype:
+        """What rows are in memory: int8 is undone when it is read."""
+        return MEMORY_DTYPES[self.dtype]
 
     @property
     def part_rows(self) -> int:
@@ -77,12 +95,21 @@ class StoreLayout(BaseModel):
 
     @property
     def n_parts(self) -> int:
-        return math.ceil(self.n_sequences / self.sequences_per_part)
+        return self._first_parts[-1]
 
     @cached_property
-    def _order(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        generator = seeded_generator("sequences", self.seed)
-        return torch.randperm(self.n_sequences, generator=generator).numpy()
+    def _first_parts(self) -> list[int]:
+        """The number of each segment's first part; at the end, the number of parts."""
+        return [0, *accumulate(math.ceil(n / self.sequences_per_part) for n in self.segments)]
+
+    @cached_property
+    def _orders(self) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
+        """The sequences of each segment, shuffled."""
+        starts = [0, *accumulate(self.segments)]
+        return [
+            start + torch.randperm(n, generator=seeded_generator("sequences", self.seed, segment)).numpy()
+            for segment, (start, n) in enumerate(zip(starts, self.segments, strict=False))
+        ]
 
     @property
     def capacity(self) -> int:
@@ -90,10 +117,18 @@ class StoreLayout(BaseModel):
         return self.n_parts * self.part_rows
 
     def part_sequences(self, part: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """The sequences of a part, as indices into the tokens artifact: a slice of one global permutation."""
-        return self._order[part * self.sequences_per_part : (part + 1) * self.sequences_per_part]
+        """The sequences of a part, as indices into the tokens artifact: a slice of its segment's permutation."""
+        segment = bisect_right(self._first_parts, part) - 1
+        start = (part - self._first_parts[segment]) * self.sequences_per_part
+        return self._orders[segment][start : start + self.sequences_per_part]
+
+    def extends(self, other: Self) -> bool:
+        """Whether a store of the layout `other` holds the first parts of this one, or all of them."""
+        longer = {"segments": self.segments, "tokens_digest": self.tokens_digest}
+        begins_alike = self.segments[: len(other.segments)] == other.segments
+        return begins_alike and other.model_copy(update=longer) == self
 
     def bytes(self) -> int:
-        """Bytes on disk before compression, row ids included: what a plan should find free."""
-        row = sum(d * self.torch_dtype.itemsize + 2 * 4 for d in self.hook_points.values())
+        """Bytes on disk before compression, row ids and norms included: what a plan should find free."""
+        row = sum(d * _BYTES_PER_NUMBER[self.dtype] + 16 for d in self.hook_points.values())
         return self.n_sequences * self.context_length * row

@@ -7,15 +7,19 @@ be compared with it, and what the artifact was made from, so that a person can t
 import hashlib
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from storage.errors import StorageError
+from storage.locations import Location, open_location
 from storage.records import canonical_json, pack_readable_record, unpack_record
+
+if TYPE_CHECKING:
+    from storage.commits import FileRecord  # with zarr behind it, for which looking up an artifact must not wait
 
 MANIFEST = "manifest.json"
 # What a build keeps here is there for its next attempt after a kill, and no part of the artifact.
@@ -26,22 +30,32 @@ FORMAT_VERSION = 1
 # would wait minutes. Larger artifacts are checked by size here, and chunk by chunk (crc32c) when read.
 FULL_CHECK_BYTES = 8 << 30
 
+Checksum = TypeVar("Checksum")
 _PACKAGES = ("torch", "numpy", "zarr", "saeflow")
 
 
+class Filled(NamedTuple):
+    """What a build tells of the files it wrote."""
+
+    notes: Mapping[str, Any]
+    """For the manifest: counts, warnings."""
+    files: "Mapping[str, FileRecord]"
+    """What is known of files by their names: these are not read again for their checksums."""
+
+
 def describe(
-    directory: Path,
+    place: Path | Location,
     *,
     kind: str,
     key: str,
     code_version: str,
     spec: Mapping[str, Any],
     inputs: Mapping[str, Any],
-    notes: Mapping[str, Any],
+    filled: Filled,
     seconds: float,
 ) -> dict[str, Any]:
-    """The manifest of the files now in `directory`; `seconds` is the wall time of its build."""
-    files = _list_files(directory)
+    """The manifest of the files now in `place`; `seconds` is the wall time of its build."""
+    files = _list_files(open_location(place), filled.files)
     return {
         "format_version": FORMAT_VERSION,
         "kind": kind,
@@ -51,7 +65,7 @@ def describe(
         "inputs": inputs,
         "files": files,
         "digest": digest_of(files),
-        "notes": notes,
+        "notes": dict(filled.notes),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
         "created": datetime.now(UTC).isoformat(),
         "seconds": round(seconds, 3),
@@ -76,10 +90,10 @@ def write_form(manifest: dict[str, Any]) -> bytes:
         ) from error
 
 
-def read_manifest(directory: Path, kind: str, key: str) -> dict[str, Any]:
-    """The manifest of `directory`. Raises ValueError saying what is wrong with it."""
+def read_manifest(place: Path | Location, kind: str, key: str) -> dict[str, Any]:
+    """The manifest of `place`. Raises ValueError saying what is wrong with it."""
     try:
-        data = (directory / MANIFEST).read_bytes()
+        data = open_location(place).read(MANIFEST)
     except FileNotFoundError:
         raise ValueError("is missing") from None
     try:
@@ -95,50 +109,82 @@ def read_manifest(directory: Path, kind: str, key: str) -> dict[str, Any]:
     return manifest
 
 
-def find_damage(directory: Path, kind: str, key: str) -> dict[str, str]:
-    """What is wrong with the files of `directory`: {file: problem}, empty when it is whole.
+def find_damage(
+    place: Path | Location, kind: str, key: str, on_bytes: Callable[[int], None] | None = None
+) -> dict[str, str]:
+    """What is wrong with the files of `place`: {file: problem}, empty when it is whole.
 
-    A manifest that cannot be used is the only problem named: without its list no file can be judged.
+    A manifest that cannot be used is the only problem named: without its list no file can be judged. With
+    `on_bytes` every byte is read, however many there are, and it is told after each file how many that were; what
+    the disk refuses to give back is a problem too.
     """
     try:
-        recorded = {file["name"]: file for file in read_manifest(directory, kind, key)["files"]}
+        manifest = read_manifest(place, kind, key)
     except ValueError as error:
         return {MANIFEST: str(error)}
-    present = {name: (directory / name).stat().st_size for name in _names(directory)}
+    return differences(open_location(place), manifest, on_bytes)
+
+
+def differences(
+    location: Location,
+    manifest: Mapping[str, Any],
+    on_bytes: Callable[[int], None] | None = None,
+    read_up_to: int = FULL_CHECK_BYTES,
+) -> dict[str, str]:
+    """How the files that are there differ from those that a manifest lists; see `find_damage`.
+
+    Without `on_bytes` they are read only where together they have at most `read_up_to` bytes.
+    """
+    recorded = {file["name"]: file for file in manifest["files"]}
+    present = _sizes(location)
     damage = dict.fromkeys(present.keys() - recorded.keys(), "is not in the manifest")
     damage |= dict.fromkeys(recorded.keys() - present.keys(), "is missing")
     for name in recorded.keys() & present.keys():
         if present[name] != recorded[name]["size"]:
             damage[name] = f"has {present[name]} bytes instead of {recorded[name]['size']}"
-    if sum(file["size"] for file in recorded.values()) <= FULL_CHECK_BYTES:
+    if on_bytes is not None or sum(file["size"] for file in recorded.values()) <= read_up_to:
         candidates = sorted(recorded.keys() - damage.keys())
-        for name, checksum in zip(candidates, _checksums(directory, candidates), strict=True):
-            if checksum != recorded[name]["sha256"]:
+        read = location.sha256 if on_bytes is None else _sha256_or_problem(location)
+        for name, checksum in zip(candidates, _checksums(location, candidates, read), strict=True):
+            if isinstance(checksum, OSError):
+                damage[name] = f"cannot be read ({checksum.strerror or checksum})"
+            elif checksum != recorded[name]["sha256"]:
                 damage[name] = "does not have the recorded sha256"
+            if on_bytes is not None:
+                on_bytes(present[name])
     return dict(sorted(damage.items()))
 
 
-def _list_files(directory: Path) -> list[dict[str, Any]]:
-    names = _names(directory)
-    return [
-        {"name": name, "size": (directory / name).stat().st_size, "sha256": checksum}
-        for name, checksum in zip(names, _checksums(directory, names), strict=True)
-    ]
+def _list_files(location: Location, known: "Mapping[str, FileRecord]") -> list[dict[str, Any]]:
+    sizes = _sizes(location)
+    checksums = {name: record.sha256 for name, record in known.items() if sizes.get(name) == record.size}
+    unknown = sorted(sizes.keys() - checksums.keys())
+    checksums |= zip(unknown, _checksums(location, unknown, location.sha256), strict=True)
+    return [{"name": name, "size": sizes[name], "sha256": checksums[name]} for name in sorted(sizes)]
 
 
-def _names(directory: Path) -> list[str]:
-    files = (path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
-    return sorted(name for name in files if name != MANIFEST and not name.startswith(f"{SCRATCH}/"))
+def _sizes(location: Location) -> dict[str, int]:
+    sizes = location.sizes()
+    return {name: size for name, size in sizes.items() if name != MANIFEST and not name.startswith(f"{SCRATCH}/")}
 
 
-def _checksums(directory: Path, names: Iterable[str]) -> list[str]:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashlib lets go of the GIL
-        return list(pool.map(lambda name: _sha256(directory / name), names))
+def _checksums(location: Location, names: Iterable[str], read: Callable[[str], Checksum]) -> Iterator[Checksum]:
+    # hashlib lets go of the GIL
+    pool = ThreadPoolExecutor(max(os.cpu_count() or 1, location.parallel_reads))
+    try:
+        yield from pool.map(read, names)
+    finally:
+        pool.shutdown(cancel_futures=True)  # who interrupts a check does not wait for the rest of it
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256_or_problem(location: Location) -> Callable[[str], str | OSError]:
+    def read(name: str) -> str | OSError:
+        try:
+            return location.sha256(name)
+        except OSError as error:
+            return error
+
+    return read
 
 
 def _version(package: str) -> str | None:

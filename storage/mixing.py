@@ -12,12 +12,14 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], depth: int) -> Generator[Result]:
-    """`map(read, items)`, with `depth` results being made in a background thread.
+def read_ahead(
+    read: Callable[[Item], Result], items: Iterable[Item], depth: int, threads: int = 1
+) -> Generator[Result]:
+    """`map(read, items)`, with `depth` results being made in background threads.
 
-    What `read` raises is raised here. Closing the iterator ends the thread after the read under way.
+    What `read` raises is raised here. Closing the iterator ends the threads after the reads under way.
     """
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead") as pool:
+    with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="read-ahead") as pool:
         waiting: deque[Future[Result]] = deque()
         try:
             for item in items:
@@ -39,7 +41,7 @@ def mix_rows(
     start_batch: int,
     generator: torch.Generator,
 ) -> Iterator[Tensor]:
-    """Random batches [batch_size, d], float32, of the rows of `blocks` [≤ block_rows, d], each at most once.
+    """Random batches [batch_size, d] of the rows of `blocks` [≤ block_rows, d], each at most once.
 
     `buffer` [slots, d] is the memory to mix in: it is refilled whenever less than half of it waits, and the
     waiting rows are permuted anew. The last incomplete batch is dropped. The first `start_batch` batches are
@@ -64,5 +66,5 @@ def mix_rows(
         leaving = slots[free : free + batch_size]
         free += batch_size
         if batch >= start_batch:
-            yield buffer.index_select(0, leaving).float()
+            yield buffer.index_select(0, leaving)
         batch += 1

@@ -14,7 +14,6 @@ the steps it touches.
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Generic, ParamSpec
 
 from prefect import Task
@@ -27,6 +26,9 @@ from pydantic import BaseModel, Field
 
 from storage.artifacts import ArtifactRef, ArtifactStore, content_key
 from storage.errors import DamagedChunk
+from storage.locations import remove_file
+from storage.manifests import Filled
+from storage.remote_artifacts import RemoteArtifactStore
 
 P = ParamSpec("P")
 
@@ -34,7 +36,7 @@ P = ParamSpec("P")
 NOT_IN_KEY = frozenset({"compute"})
 
 
-def artifacts() -> ArtifactStore:
+def artifacts() -> ArtifactStore | RemoteArtifactStore:
     """The store of this process: $SAEFLOW_HOME, which the processes of a pool inherit."""
     return ArtifactStore.from_environment()
 
@@ -46,12 +48,13 @@ class Step(Generic[P]):
     name. It may return a JSON-able dict of notes (counts, warnings) for the manifest.
     """
 
-    def __init__(self, make: Callable[..., Any], kind: str, code_version: str, resumable: bool) -> None:
+    def __init__(self, make: Callable[..., Any], kind: str, code_version: str, resumable: bool, streamed: bool) -> None:
         self.__doc__ = make.__doc__
         self.make = make
         self.kind = kind
         self.code_version = code_version
         self.resumable = resumable
+        self.streamed = streamed
         parameters = list(inspect.signature(make).parameters.values())[1:]
         signature = inspect.Signature(parameters, return_annotation=ArtifactRef)
 
@@ -103,11 +106,12 @@ class Step(Generic[P]):
                 spec=spec,
                 inputs=references,
                 resumable=self.resumable,
+                streamed=self.streamed,
             )
         except DamagedChunk as error:
             # Seen only while reading, in a store too large to hash at every start. Without the file the next run
             # sees the damage at once and makes that part again.
-            Path(error.file).unlink(missing_ok=True)
+            remove_file(error.file)
             raise
 
     def run(self, run_name: str, **inputs: Any) -> ArtifactRef:
@@ -120,14 +124,15 @@ class Step(Generic[P]):
 
 
 def step(
-    *, kind: str, code_version: str, resumable: bool = False
-) -> Callable[[Callable[..., dict[str, Any] | None]], Step[...]]:
+    *, kind: str, code_version: str, resumable: bool = False, streamed: bool = False
+) -> Callable[[Callable[..., dict[str, Any] | Filled | None]], Step[...]]:
     """Declare a step. `code_version` enters the key: raise it when the code makes something else than before.
 
     tests/tasks/test_fingerprints.py fails when the code changed and the version did not. A resumable step finds in
-    its directory what an interrupted attempt left there; any other starts with an empty one.
+    its directory what an interrupted attempt left there; any other starts with an empty one. A streamed step is given a
+    Location, which may be in an object store, and not a directory of this machine.
     """
-    return lambda make: Step(make, kind, code_version, resumable)
+    return lambda make: Step(make, kind, code_version, resumable, streamed)
 
 
 class ContentKey(CachePolicy):

@@ -11,6 +11,10 @@ class Compute(BaseModel, frozen=True):
 
     device: str = "cpu"
     threads: int = 1
+    workers: int = 1
+    """Processes that a step which can be shared is shared between."""
+    resident_bytes: int = 0
+    """Activations of up to this size stay in memory while a dictionary is trained on them."""
     loggers: tuple[Logger, ...] = ()
 
     def apply(self) -> None:

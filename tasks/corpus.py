@@ -3,39 +3,38 @@
 Documents of all sources are read in turn, tokenised, each closed by the end-of-text token, joined, and cut to
 rows of exactly the context length. A document belongs to the held-out split or to the training split by a hash
 of its text, so no text is in both; exact repetitions are dropped.
+
+A corpus grows by going on from the tokens that it gave before, the *base*. Their rows come first, unchanged and in
+order, and behind them only documents that the base does not hold, told apart by a fingerprint of their text. Those all
+go to the training split: the held-out split stays exactly the same, so that dictionaries from before and after can be
+compared on it. Nothing is taken away: documents of files that were changed or removed since stay in the tokens.
 """
 
-import ast
 import hashlib
-import importlib.metadata
-import json
-import random
+import shutil
 import sys
-import warnings
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import zarr
 from pydantic import BaseModel
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from storage.artifacts import ArtifactRef
-from storage.tables import write_table
+from storage.tables import read_table, write_table
 from tasks.caching import artifacts, step
 from tasks.errors import ExperimentError
 from tasks.language_model import load_tokenizer
 from tasks.progress import Progress
+from tasks.sources import documents, identity
 from tasks.specs import CorpusSpec
 
 SPLITS = ("train", "held_out")
-TEXT_FILES = {".txt", ".jsonl", ".parquet"}
-SHORTEST_DOCSTRING = 200  # characters: shorter ones are mostly one-line summaries of getters
-LONGEST_PIECE = 4_000  # characters of whole paragraphs that make one document of a .txt file
+ROWS = "tokens.zarr"
+DOCUMENTS = "documents.parquet"
 ROWS_PER_CHUNK = 64
 ROWS_PER_WRITE = 4096
 DOCUMENTS_PER_CALL = 256  # of the tokenizer
@@ -45,7 +44,15 @@ class LocatedCorpus(BaseModel, frozen=True):
     """A corpus whose sources were found, each with what identifies its text: a version, a commit or a sha256."""
 
     spec: CorpusSpec
+    """Without `extends`: the base is an input of the step, and the same base may be named in several ways."""
     identities: tuple[str, ...]
+
+
+class Document(NamedTuple):
+    source: str
+    text: str
+    fingerprint: str
+    """The same for the same text, wherever it comes from."""
 
 
 def locate(spec: CorpusSpec) -> LocatedCorpus:
@@ -56,51 +63,134 @@ def locate(spec: CorpusSpec) -> LocatedCorpus:
     """
     identities = []
     for source in spec.sources:
-        identities.append(_identity(source))
+        identities.append(identity(source))
         if next(documents(source, spec), None) is None:
             raise ExperimentError(f"corpus source {source!r} holds no text. Name another in corpus.sources.")
-    return LocatedCorpus(spec=spec, identities=tuple(identities))
+    return LocatedCorpus(spec=spec.model_copy(update={"extends": None}), identities=tuple(identities))
 
 
-@step(kind="tokens", code_version="1")
-def tokenize(place: Path, model: ArtifactRef, corpus: LocatedCorpus) -> dict[str, Any]:
-    """Write `tokens.zarr/{train,held_out}/{tokens,document}`, each [rows, context length], and documents.parquet."""
-    spec = corpus.spec
+@step(kind="tokens", code_version="2")
+def tokenize(place: Path, model: ArtifactRef, corpus: LocatedCorpus, base: ArtifactRef | None = None) -> dict[str, Any]:
+    """Write `tokens.zarr/{train,held_out}/{tokens,document}`, each [rows, context length], and documents.parquet.
+
+    Args:
+        base: tokens to go on from (see the module); `corpus.spec.tokens` counts theirs too. Where no new document
+            fills a row, the result has the base's bytes, hence its digest, and nothing that follows is redone.
+    """
     tokenizer = load_tokenizer(model)
     end_of_text = tokenizer.eos_token_id
     if not isinstance(end_of_text, int):
         raise ExperimentError("the model's tokenizer has no end-of-text token to separate documents with.")
-    group = zarr.open_group(place / "tokens.zarr", mode="w")
-    wanted = {"train": spec.tokens, "held_out": spec.held_out_tokens}
-    rows = {split: RowWriter(group.create_group(split), spec.context_length, wanted[split]) for split in SPLITS}
-    table: dict[str, list[Any]] = {"document": [], "source": [], "split": [], "tokens": []}
-
-    with Progress("tokenize", sum(writer.capacity_tokens for writer in rows.values()), "tokens") as progress:
-        for batch in _batches(_documents_in_turn(spec)):
-            encoded: Any = tokenizer([text for _, text in batch], add_special_tokens=False, verbose=False)["input_ids"]
-            for (source, text), tokens in zip(batch, encoded, strict=True):
-                split = _split(text, spec)
-                if rows[split].full:
-                    continue
-                rows[split].add([*tokens, end_of_text], document=len(table["document"]))
-                progress.add(len(tokens) + 1)
-                for name, value in zip(table, (len(table["document"]), source, split, len(tokens)), strict=True):
-                    table[name].append(value)
-            if all(writer.full for writer in rows.values()):
+    writer = TokensWriter(place, corpus.spec, base)
+    with Progress("tokenize", writer.capacity_tokens, "tokens", done=writer.tokens) as progress:
+        for batch in _batches(writer.new(_documents_in_turn(corpus.spec))):
+            texts = [document.text for document in batch]
+            encoded: Any = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+            for document, tokens in zip(batch, encoded, strict=True):
+                progress.add(writer.add(document, [*tokens, end_of_text]))
+            if writer.full:
                 break
-    counts = {split: writer.close() for split, writer in rows.items()}
-    for split, count in counts.items():
-        if count == 0:
-            raise ExperimentError(
-                f"the corpus {', '.join(spec.sources)} fills no row of {spec.context_length} tokens for the {split} "
-                "split: give it more text, or lower corpus.context_length."
-            )
-    write_table(place / "documents.parquet", table)
-    short = [split for split in SPLITS if not rows[split].full]
-    for split in short:
-        got, asked = counts[split] * spec.context_length, wanted[split]
-        print(f"tokenize  the corpus gives {got:,} {split} tokens of the {asked:,} asked for", file=sys.stderr)
-    return {"rows": counts, "short_of_wanted": short}
+    return writer.close()
+
+
+class TokensWriter:
+    """The files of a tokens artifact: rows of both splits, and a table of the documents in them; the base's first."""
+
+    def __init__(self, place: Path, spec: CorpusSpec, base: ArtifactRef | None) -> None:
+        self.place, self.spec, self.base = place, spec, base
+        group = zarr.open_group(place / ROWS, mode="w")
+        wanted = {"train": spec.tokens, "held_out": spec.held_out_tokens}
+        if base is not None:
+            artifacts().verify(base)
+            # Fewer than there are already is refused before a run starts; here it means that none is added.
+            wanted = {split: max(count, token_rows(base, split).size) for split, count in wanted.items()}
+        length = spec.context_length
+        self.rows = {split: RowWriter(group.create_group(split), length, wanted[split]) for split in SPLITS}
+        columns = ("document", "source", "split", "tokens", "segment", "fingerprint")
+        self.table: dict[str, list[Any]] = {column: [] for column in columns}
+        self.segments: dict[str, tuple[int, ...]] = dict.fromkeys(SPLITS, ())
+        if base is not None:
+            for split, rows in self.rows.items():
+                rows.copy(token_rows(base, split), document_rows(base, split))
+            self.table = read_table(artifacts().path(base) / DOCUMENTS).to_pydict()
+            self.segments = {split: segments(base, split) for split in SPLITS}
+        self.held = frozenset(self.table["fingerprint"])
+        self.met = 0
+        """Documents of the base that the sources still give."""
+
+    @property
+    def capacity_tokens(self) -> int:
+        return sum(rows.capacity_tokens for rows in self.rows.values())
+
+    @property
+    def tokens(self) -> int:
+        return sum(rows.tokens for rows in self.rows.values())
+
+    @property
+    def full(self) -> bool:
+        return all(rows.full for split, rows in self.rows.items() if split == "train" or self.base is None)
+
+    def new(self, read: Iterable[Document]) -> Iterator[Document]:
+        """The documents that the base does not hold."""
+        for document in read:
+            if document.fingerprint in self.held:
+                self.met += 1
+            else:
+                yield document
+
+    def add(self, document: Document, tokens: list[int]) -> int:
+        """Append a document to its split, unless that is full. Returns the number of tokens taken."""
+        split = "train" if self.base else _split(document.text, self.spec)
+        if self.rows[split].full:
+            return 0
+        number = len(self.table["document"])
+        self.rows[split].add(tokens, number)
+        segment = len(self.segments["train"])
+        entry = (number, document.source, split, len(tokens) - 1, segment, document.fingerprint)
+        for column, value in zip(self.table.values(), entry, strict=True):
+            column.append(value)
+        return len(tokens)
+
+    def close(self) -> dict[str, Any]:
+        """Finish the files and return notes for the manifest."""
+        counts = {split: rows.close() for split, rows in self.rows.items()}
+        for split, count in counts.items():
+            if count == 0:
+                raise ExperimentError(
+                    f"the corpus {', '.join(self.spec.sources)} fills no row of {self.spec.context_length} tokens for "
+                    f"the {split} split: give it more text, or lower corpus.context_length."
+                )
+        # What lies wholly behind the last row is not recorded, and so read again when the corpus grows.
+        in_rows = 1 + max(rows.last_document for rows in self.rows.values())
+        left_over = len(self.table["document"]) - in_rows
+        new = in_rows - len(self.held)
+        grown = {split: counts[split] - sum(self.segments[split]) for split in SPLITS}
+        base = self.base
+        if base is not None and not new:
+            _say(f"warning: nothing new for {base}: {self.met:,} documents are in it, {left_over:,} others fill no row")
+            self._become(base)
+            base = base_of(base)
+        else:
+            write_table(self.place / DOCUMENTS, {name: column[:in_rows] for name, column in self.table.items()})
+            if base is not None:
+                _say(f"{new:,} new documents follow {base}; {self.met:,} are in it")
+        short = [split for split, rows in self.rows.items() if not rows.full]
+        for split in short:
+            got, asked = self.rows[split].tokens, self.rows[split].capacity_tokens
+            _say(f"the corpus gives {got:,} {split} tokens of the {asked:,} asked for")
+        return {
+            "rows": counts,
+            "short_of_wanted": short,
+            "documents": {"new": new, "already_there": self.met},
+            "base": base.model_dump() if base else None,
+            "segments": {split: [*self.segments[split], *([grown[split]] if grown[split] else [])] for split in SPLITS},
+        }
+
+    def _become(self, base: ArtifactRef) -> None:
+        """Have the very files of the base, whatever version of the libraries wrote them."""
+        shutil.rmtree(self.place / ROWS)
+        shutil.copytree(artifacts().path(base) / ROWS, self.place / ROWS)
+        shutil.copy(artifacts().path(base) / DOCUMENTS, self.place / DOCUMENTS)
 
 
 class RowWriter:
@@ -125,10 +215,27 @@ class RowWriter:
         ]
         self.pending: tuple[list[int], list[int]] = ([], [])
         self.written = 0
+        self.last_document = -1
+        """The one that ends the last row."""
+
+    @property
+    def tokens(self) -> int:
+        """In rows."""
+        return self.written * self.context_length
 
     @property
     def full(self) -> bool:
-        return self.written * self.context_length + len(self.pending[0]) >= self.capacity_tokens
+        return self.tokens + len(self.pending[0]) >= self.capacity_tokens
+
+    def copy(self, tokens: zarr.Array, document: zarr.Array) -> None:
+        """Begin with the rows of these arrays, of which there must be room for all."""
+        count = tokens.shape[0]
+        for array, earlier in zip(self.arrays, (tokens, document), strict=True):
+            for start in range(0, count, ROWS_PER_WRITE):
+                stop = min(start + ROWS_PER_WRITE, count)
+                array[start:stop] = earlier[start:stop]
+        self.written = count
+        self.last_document = int(np.asarray(document[-1])[-1])
 
     def add(self, tokens: list[int], document: int) -> None:
         self.pending[0].extend(tokens)
@@ -150,27 +257,35 @@ class RowWriter:
             for array, values in zip(self.arrays, self.pending, strict=True):
                 block = np.array(values[:end], dtype=np.uint32).reshape(count, self.context_length)
                 array[self.written : self.written + count] = block
+            self.last_document = self.pending[1][end - 1]
         self.pending = (self.pending[0][end:], self.pending[1][end:])
         self.written += count
 
 
 def token_rows(tokens: ArtifactRef, split: str) -> zarr.Array:
     """The token rows of a split, [rows, context length] uint32."""
-    return zarr.open_array(artifacts().path(tokens) / "tokens.zarr" / split / "tokens", mode="r")
+    return zarr.open_array(artifacts().path(tokens) / ROWS / split / "tokens", mode="r")
 
 
-def documents(source: str, spec: CorpusSpec) -> Iterator[str]:
-    """The documents of one source, one after another."""
-    if source.startswith("package:"):
-        return _docstrings(source.removeprefix("package:"), spec.seed)
-    if source.startswith("hf:"):
-        return _dataset(source.removeprefix("hf:"), spec)
-    return (text for file in _text_files(source) for text in _file_documents(file, spec.text_field))
+def document_rows(tokens: ArtifactRef, split: str) -> zarr.Array:
+    """The document of every token of a split, [rows, context length] uint32: a row number of documents.parquet."""
+    return zarr.open_array(artifacts().path(tokens) / ROWS / split / "document", mode="r")
 
 
-def _documents_in_turn(spec: CorpusSpec) -> Iterator[tuple[str, str]]:
-    """(source, document), one of each source in turn, without exact repetitions."""
-    seen: set[bytes] = set()
+def segments(tokens: ArtifactRef, split: str) -> tuple[int, ...]:
+    """How many rows of a split came when: from the first corpus, then from each extension that added some."""
+    return tuple(artifacts().manifest(tokens)["notes"]["segments"][split])
+
+
+def base_of(tokens: ArtifactRef) -> ArtifactRef | None:
+    """The tokens that these extend by their last segment; None for those of a first corpus."""
+    base = artifacts().manifest(tokens)["notes"]["base"]
+    return ArtifactRef(**base) if base else None
+
+
+def _documents_in_turn(spec: CorpusSpec) -> Iterator[Document]:
+    """One document of each source in turn, without exact repetitions."""
+    seen: set[str] = set()
     remaining = [(source, documents(source, spec)) for source in spec.sources]
     while remaining:
         for entry in list(remaining):
@@ -179,14 +294,14 @@ def _documents_in_turn(spec: CorpusSpec) -> Iterator[tuple[str, str]]:
             if text is None:
                 remaining.remove(entry)
                 continue
-            fingerprint = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).digest()
+            fingerprint = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
             if fingerprint not in seen:
                 seen.add(fingerprint)
                 # Half of a surrogate pair, which JSON can hold and tokenizers refuse, becomes a question mark.
-                yield source, text.encode("utf-8", "replace").decode("utf-8")
+                yield Document(source, text.encode("utf-8", "replace").decode("utf-8"), fingerprint)
 
 
-def _batches(items: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+def _batches(items: Iterable[Document]) -> Iterator[list[Document]]:
     iterator = iter(items)
     while batch := list(islice(iterator, DOCUMENTS_PER_CALL)):
         yield batch
@@ -198,138 +313,5 @@ def _split(text: str, spec: CorpusSpec) -> str:
     return "held_out" if int.from_bytes(digest, "big") < share * 2**64 else "train"
 
 
-def _identity(source: str) -> str:
-    if source.startswith("package:"):
-        name = source.removeprefix("package:")
-        try:
-            # A local build tag (torch 2.13.0+cpu) does not change the documentation.
-            return importlib.metadata.version(name).split("+")[0]
-        except importlib.metadata.PackageNotFoundError:
-            raise ExperimentError(
-                f"corpus source {source!r}: package {name!r} is not installed. Install it or take it out of "
-                "corpus.sources."
-            ) from None
-    if source.startswith("hf:"):
-        return _dataset_commit(source.removeprefix("hf:"))
-    digest = hashlib.sha256()
-    for file in _text_files(source):
-        with file.open("rb") as stream:
-            # The name tells the format.
-            digest.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
-
-
-def _text_files(source: str) -> list[Path]:
-    path = Path(source).expanduser()
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix in TEXT_FILES)
-    elif path.is_file() and path.suffix in TEXT_FILES:
-        files = [path]
-    else:
-        files = []
-    if not files:
-        raise ExperimentError(
-            f"corpus source {source!r} is no .txt, .jsonl or .parquet file, and no directory that holds one. "
-            "For a hub dataset write hf:NAME, for the documentation of an installed package package:NAME."
-        )
-    return files
-
-
-def _file_documents(file: Path, text_field: str) -> Iterator[str]:
-    try:
-        yield from _parsed(file, text_field)
-    except (UnicodeDecodeError, pa.ArrowInvalid) as error:
-        raise ExperimentError(f"corpus file {file} is no valid {file.suffix} file: {error}") from error
-
-
-def _parsed(file: Path, text_field: str) -> Iterator[str]:
-    if file.suffix == ".txt":
-        yield from _pieces(file)
-    elif file.suffix == ".jsonl":
-        with file.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield from _text_of(_json_line(line, file, number), text_field, f"{file} line {number}")
-    else:
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=1024):
-            for record in batch.to_pylist():
-                yield from _text_of(record, text_field, str(file))
-
-
-def _json_line(line: str, file: Path, number: int) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ExperimentError(f"corpus file {file}, line {number} is not JSON: {error.msg}") from error
-
-
-def _text_of(record: Any, text_field: str, where: str) -> Iterator[str]:
-    if not isinstance(record, dict) or text_field not in record:
-        fields = ", ".join(map(str, record)) if isinstance(record, dict) else type(record).__name__
-        raise ExperimentError(f"{where} has no field {text_field!r} (it has {fields}). Set corpus.text_field.")
-    if record[text_field]:
-        yield str(record[text_field])
-
-
-def _pieces(file: Path) -> Iterator[str]:
-    """Whole paragraphs joined up to a size: a book becomes many documents, so that some can be held out.
-
-    Where no paragraph ends for twice that size, any line may end a piece.
-    """
-    piece: list[str] = []
-    length = 0
-    with file.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            piece.append(line)
-            length += len(line)
-            if length > (2 * LONGEST_PIECE if line.strip() else LONGEST_PIECE):
-                yield "".join(piece)
-                piece, length = [], 0
-    if "".join(piece).strip():
-        yield "".join(piece)
-
-
-def _docstrings(package: str, seed: int) -> Iterator[str]:
-    """The documentation strings of a package's modules, classes and functions; files in an order set by the seed."""
-    files = [file for file in importlib.metadata.files(package) or [] if file.suffix == ".py"]
-    files.sort(key=str)
-    random.Random(seed).shuffle(files)
-    for file in files:
-        path = Path(str(file.locate()))
-        if not path.is_file():
-            continue
-        try:
-            with warnings.catch_warnings(action="ignore"):  # other people's invalid escapes
-                tree = ast.parse(path.read_bytes())
-        except (SyntaxError, ValueError):  # templates and files for other Python versions
-            continue
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                text = ast.get_docstring(node)
-                if text and len(text) >= SHORTEST_DOCSTRING:
-                    yield text
-
-
-def _dataset(name: str, spec: CorpusSpec) -> Iterator[str]:
-    from datasets import load_dataset  # takes seconds to import, and few corpora need it
-
-    commit = _dataset_commit(name)
-    try:
-        stream = load_dataset(name, split=spec.hf_split, streaming=True, revision=commit)
-    except (OSError, ValueError) as error:
-        raise ExperimentError(f"dataset {name!r}, split {spec.hf_split!r}, cannot be read: {error}") from error
-    for record in stream:
-        yield from _text_of(record, spec.text_field, f"dataset {name}")
-
-
-def _dataset_commit(name: str) -> str:
-    from huggingface_hub import HfApi
-
-    try:
-        return str(HfApi().dataset_info(name, timeout=10).sha)
-    except Exception as error:  # the client also raises what its HTTP library does, whichever that is
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ExperimentError(
-            f"corpus source 'hf:{name}' cannot be reached on the Hugging Face hub ({reason}). Use a local file, or "
-            "package:NAME for the documentation of an installed package."
-        ) from error
+def _say(text: str) -> None:
+    print(f"tokenize  {text}", file=sys.stderr, flush=True)

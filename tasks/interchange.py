@@ -12,8 +12,10 @@ from sae_core.interchange import FORMATS, Format, Provenance, detect
 from storage.artifacts import ArtifactRef, ArtifactStore, content_key
 from storage.errors import DamagedArtifact
 from storage.manifests import read_manifest
+from storage.remote_artifacts import RemoteArtifactStore
 from tasks.errors import ExperimentError
 from tasks.hub import PREFIX, HubFolder
+from tasks.references import find_name
 
 KIND = "dictionary"
 IMPORT_VERSION = "1"
@@ -86,22 +88,19 @@ def find_dictionary(name: str) -> Path:
     if all((directory / file).is_file() for file in (CONFIG_FILE, WEIGHTS_FILE)):
         return directory
     store = ArtifactStore.from_environment()
-    keys = sorted(place.name for place in (store.home / KIND).glob("*") if place.is_dir() and "." not in place.name)
-    found = [key for key in keys if key.startswith(name.removeprefix(f"{KIND}/"))]
-    if len(found) == 1:
-        store.find(KIND, found[0])  # refuses one that is damaged
-        return store.path(KIND, found[0])
-    listed = ", ".join(f"{KIND}/{key}" for key in (found or keys)[:5]) or "none"
-    problem = "could be several" if found else f"is no directory with {CONFIG_FILE} and {WEIGHTS_FILE}, and no artifact"
-    raise ExperimentError(
-        f"dictionary {name!r} {problem}. In {store.home} there are: {listed}. `--home` names another."
-    )
+    there = {str(ref): ref for ref, _ in store.list(KIND)}
+    no_such = f"is no directory with {CONFIG_FILE} and {WEIGHTS_FILE}, and no artifact"
+    found = there[find_name(name, there, store.uri, KIND, no_such)]
+    store.verify(found)  # refuses one that is damaged
+    return store.path(found)
 
 
 def provenance_of(directory: Path) -> Provenance:
     """What the manifests of a dictionary's artifact, and of those that it was made from, say of where it comes from."""
     directory = directory.resolve()
-    store = ArtifactStore(directory.parent.parent)
+    here = ArtifactStore.from_environment()
+    # What a remote home has is here as a copy, without what it was made from.
+    store = here if directory.is_relative_to(here.scratch.resolve()) else ArtifactStore(directory.parent.parent)
     try:
         manifest = read_manifest(directory, KIND, directory.name)
     except ValueError:  # a directory that is no artifact, or was moved away from the others
@@ -120,7 +119,7 @@ def provenance_of(directory: Path) -> Provenance:
     )
 
 
-def _input(store: ArtifactStore, manifest: dict[str, Any], name: str) -> dict[str, Any]:
+def _input(store: ArtifactStore | RemoteArtifactStore, manifest: dict[str, Any], name: str) -> dict[str, Any]:
     """The manifest of an input, empty where that is not there any more."""
     recorded = manifest.get("inputs", {}).get(name)
     try:
@@ -129,11 +128,12 @@ def _input(store: ArtifactStore, manifest: dict[str, Any], name: str) -> dict[st
         return {}
 
 
-def _model_name(store: ArtifactStore, model: dict[str, Any]) -> str:
+def _model_name(store: ArtifactStore | RemoteArtifactStore, model: dict[str, Any]) -> str:
     located = model["spec"]["located"]
     if located["format"] == "hub":
         return located["source"]
-    return json.loads((store.path(model["kind"], model["key"]) / "description.json").read_text())["name"]
+    reference = ArtifactRef(kind=model["kind"], key=model["key"], digest=model["digest"])
+    return json.loads((store.path(reference) / "description.json").read_text())["name"]
 
 
 def _without_path(source: str) -> str:

@@ -19,12 +19,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from huggingface_hub import HfApi
 from pydantic import BaseModel
 
 from storage.artifacts import ArtifactRef
 from tasks.caching import artifacts, step
+from tasks.capture import native_attention
 from tasks.errors import ExperimentError
 from tasks.specs import ModelSpec
 
@@ -50,8 +52,8 @@ class LocatedModel(BaseModel, frozen=True):
 class ModelDescription(BaseModel, frozen=True):
     """What can be known of a model without loading its weights.
 
-    `hook_points` maps the names of one layer, with `{layer}` in place of its number, to their widths; heads are
-    counted as concatenated.
+    `hook_points` maps names to widths, heads counted as concatenated. In place of the number of its layer a name has
+    `{layer}`, where all layers have that hook point, or else the layers that have it, as in `{1,3}`.
     """
 
     name: str
@@ -63,22 +65,36 @@ class ModelDescription(BaseModel, frozen=True):
     vocabulary: int
     hook_points: dict[str, int]
 
+    def layer(self, number: int) -> dict[str, int]:
+        """Names and widths of the hook points of one layer."""
+        widths: dict[str, int] = {}
+        for pattern, width in self.hook_points.items():
+            layers, site = pattern.removeprefix("blocks.{").split("}.", 1)
+            if layers == "layer" or str(number) in layers.split(","):
+                widths[f"blocks.{number}.{site}"] = width
+        return widths
+
     def width(self, hook_point: str) -> int:
         """Activation width at a hook point.
 
         Raises:
             ExperimentError: no such hook point; lists the nearest real ones.
         """
-        layer = re.match(r"blocks\.(\d+)\.", hook_point)
-        template = re.sub(r"^blocks\.\d+\.", "blocks.{layer}.", hook_point)
-        if layer and int(layer[1]) < self.n_layers and template in self.hook_points:
-            return self.hook_points[template]
-        number = min(int(layer[1]), self.n_layers - 1) if layer else self.n_layers // 2
-        names = [name.format(layer=number) for name in self.hook_points]
-        nearest = ", ".join(difflib.get_close_matches(hook_point, names, n=3, cutoff=0.3) or names[:3])
+        parts = re.fullmatch(r"blocks\.(\d+)\.(.+)", hook_point)
+        number = int(parts[1]) if parts else self.n_layers // 2
+        if number < self.n_layers and hook_point in self.layer(number):
+            return self.layer(number)[hook_point]
+        nearest: list[str] = []
+        if parts:
+            layers = sorted(range(self.n_layers), key=lambda layer: abs(layer - number))
+            names = ((layer, f"blocks.{layer}.{parts[2]}") for layer in layers)
+            nearest = [name for layer, name in names if name in self.layer(layer)]
+        if not nearest:
+            names = list(self.layer(min(number, self.n_layers - 1)))
+            nearest = difflib.get_close_matches(hook_point, names, n=3, cutoff=0.3) or names
         raise ExperimentError(
             f"hook point {hook_point!r} does not exist in {self.name} ({self.n_layers} layers, 0 to "
-            f"{self.n_layers - 1}). Nearest: {nearest}. `saeflow check --hooks` lists all."
+            f"{self.n_layers - 1}). Nearest: {', '.join(nearest[:3])}. `saeflow check --hooks` lists all."
         )
 
 
@@ -107,7 +123,7 @@ def locate(spec: ModelSpec) -> LocatedModel:
     return LocatedModel(source=source, format="hub", path=source, weights=_hub_commit(spec))
 
 
-@step(kind="model", code_version="1")
+@step(kind="model", code_version="2")
 def prepare_model(place: Path, located: LocatedModel) -> dict[str, Any]:
     """Describe the model, and convert a GGUF file to safetensors."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -130,22 +146,20 @@ def prepare_model(place: Path, located: LocatedModel) -> dict[str, Any]:
 
 
 def describe(config: Any, located: LocatedModel) -> ModelDescription:
-    """Names and widths of all hook points, seen in a one-layer twin with random weights."""
+    """Names and widths of all hook points, seen in a twin whose weights are zeros that take no memory."""
     from transformer_lens.model_bridge.sources import build_bridge_from_module
     from transformers import AutoModelForCausalLM
 
-    twin_config = copy.deepcopy(config)
-    twin_config.num_hidden_layers = 1
-    if getattr(twin_config, "layer_types", None):
-        twin_config.layer_types = twin_config.layer_types[:1]
+    text_config = config.get_text_config()
     try:
-        twin = AutoModelForCausalLM.from_config(twin_config)
-        bridge = build_bridge_from_module(twin, type(twin).__name__, hf_config=twin.config)
-    except (ValueError, NotImplementedError, KeyError) as error:
+        with torch.device("meta"):
+            twin = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=torch.float32).eval()
+        bridge = build_bridge_from_module(twin._apply(_zeros), type(twin).__name__, hf_config=twin.config)
+        hook_points = _hook_points(bridge, text_config.num_hidden_layers)
+    except (ValueError, NotImplementedError, KeyError, RuntimeError, AttributeError) as error:
         raise ExperimentError(
             f"model {located.source!r} is of type {config.model_type!r}, which TransformerLens cannot bridge: {error}"
         ) from error
-    text_config = config.get_text_config()
     return ModelDescription(
         name=Path(located.path).stem if located.format == "gguf" else located.source.rstrip("/").split("/")[-1],
         architecture=type(twin).__name__,
@@ -154,7 +168,7 @@ def describe(config: Any, located: LocatedModel) -> ModelDescription:
         d_model=text_config.hidden_size,
         context_length=getattr(text_config, "max_position_embeddings", None),
         vocabulary=text_config.vocab_size,
-        hook_points=_widths(bridge),
+        hook_points=hook_points,
     )
 
 
@@ -280,34 +294,56 @@ def _revision(model: ArtifactRef) -> str | None:
     return located["weights"] if located["format"] == "hub" else None
 
 
-def _widths(bridge: TransformerBridge) -> dict[str, int]:
-    """Width of every hook point of layer 0 that sees a [batch, position, ...] tensor."""
-    widths: dict[str, int] = {}
-    batch, positions = 1, 13  # no model has 13 heads, so no [batch, head, …] tensor is taken for one
+def _zeros(like: torch.Tensor) -> torch.Tensor:
+    # NumPy asks the operating system for zeros, which gives memory only to what is written; PyTorch writes them.
+    return torch.from_numpy(np.zeros(like.nbytes, dtype=np.uint8)).view(like.dtype).reshape(like.shape)
+
+
+def _hook_points(bridge: TransformerBridge, n_layers: int) -> dict[str, int]:
+    """Width of every hook point that sees one [batch, position, ...] tensor in a forward pass."""
+    seen: dict[str, list[int]] = {}
+    batch, positions = 2, 13  # no model has 13 heads, so no [batch, head, …] tensor is taken for one
 
     def note(name: str) -> Any:
         def hook(value: Any, hook: Any) -> None:
-            if isinstance(value, torch.Tensor) and value.shape[:2] == (batch, positions):
-                widths[name.replace("blocks.0.", "blocks.{layer}.", 1)] = value[0, 0].numel()
+            value = value[0] if isinstance(value, (list, tuple)) else value
+            fits = isinstance(value, torch.Tensor) and value.shape[:2] == (batch, positions)
+            seen.setdefault(name, []).append(value[0, 0].numel() if fits else 0)
 
         return hook
 
-    for name in _usable_hooks(bridge):
-        bridge.add_hook(name, note(name))
-    with torch.inference_mode():
+    hooks: list[Any] = [(name, note(name)) for name in _usable_hooks(bridge)]
+    with torch.inference_mode(), native_attention(bridge), bridge.hooks(fwd_hooks=hooks):
         bridge(torch.zeros((batch, positions), dtype=torch.long), return_type=None, use_cache=False)
-    bridge.reset_hooks()
-    return widths
+    order = {name: place for place, name in enumerate(seen)}
+    layers: dict[tuple[str, int], list[str]] = {}
+    for name, widths in seen.items():
+        _, layer, site = name.split(".", 2)
+        # BERT has its second norm behind the MLP, and what enters that is no residual stream between attention and MLP.
+        behind_mlp = site == "hook_resid_mid" and order[name] > order.get(f"blocks.{layer}.hook_mlp_out", len(order))
+        if len(widths) == 1 and widths[0] and not behind_mlp:
+            layers.setdefault((site, widths[0]), []).append(layer)
+    if not layers:
+        raise ValueError("it gives its layers no names like blocks.0")
+    return {
+        f"blocks.{{{'layer' if len(having) == n_layers else ','.join(having)}}}.{site}": width
+        for (site, width), having in layers.items()
+    }
 
 
 def _usable_hooks(bridge: TransformerBridge) -> Iterator[str]:
-    """Hook points of layer 0; some need a switch of TransformerLens, and adding to them raises."""
-    for name in bridge.hook_dict:
-        if name.startswith("blocks.0."):
-            try:
-                bridge.check_hooks_to_add(bridge.hook_dict[name], name, lambda value, hook: None)
-            except (ValueError, AssertionError):
-                continue
+    """Hook points of layers; some need a switch of TransformerLens, and adding to them raises."""
+    known = bridge.hook_dict
+    for name, point in known.items():
+        if not name.startswith("blocks."):
+            continue
+        try:
+            bridge.check_hooks_to_add(point, name, lambda value, hook: None)
+        except (ValueError, AssertionError):
+            continue
+        # Of a mixture of experts, TransformerLens calls input and output what is the hidden layer of an MLP.
+        component, _, last = name.rpartition(".")
+        if {"hook_pre": "hook_in", "hook_post": "hook_out"}.get(last) != str(point.name).removeprefix(f"{component}."):
             yield name
 
 

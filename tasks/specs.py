@@ -76,7 +76,18 @@ class CorpusSpec(Spec):
         default="text", description="The column that holds the text in .jsonl, .parquet and hf: sources."
     )
     hf_split: str = Field(default="train", description="The split that is read from hf: sources.")
-    tokens: int = Field(default=300_000, gt=0, description="Tokens to train on.")
+    extends: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Tokens to go on from: the name of an earlier experiment (this one's own as well), tokens/KEY or "
+        "the beginning of a key. Documents that these do not hold are added behind them, to train on; what is held "
+        "out stays the same. Empty for a corpus of its own.",
+    )
+    tokens: int = Field(
+        default=300_000,
+        gt=0,
+        description="Tokens to train on; of a corpus that extends another the total, the earlier ones included.",
+    )
     held_out_tokens: int = Field(
         default=32_768, gt=0, description="Tokens to evaluate on; from documents that training never sees."
     )
@@ -89,8 +100,10 @@ class CorpusSpec(Spec):
 class StorageSpec(Spec):
     """How activations are kept on disk."""
 
-    dtype: Literal["bfloat16", "float16", "float32"] = Field(
-        default="bfloat16", description="bfloat16 halves the disk and costs 7e-6 of the variance."
+    dtype: Literal["bfloat16", "float16", "float32", "int8"] = Field(
+        default="bfloat16",
+        description="bfloat16 takes half the disk of float32 and costs at most 7e-6 of the variance; int8, with a "
+        "scale for each row and dimension, takes a quarter and costs about 6e-5.",
     )
 
 
@@ -293,11 +306,37 @@ class ComputeSpec(Spec):
     threads: int | None = Field(
         default=None, gt=0, description="CPU threads per process; empty shares the cores between the workers."
     )
+    harvest_workers: int = Field(
+        default=1,
+        gt=0,
+        description="Processes that a harvest is shared between; each loads the model. One uses all cores by itself: "
+        "more are for machines with several devices, and for clusters.",
+    )
+    runner: Literal["processes", "dask", "ray"] = Field(
+        default="processes", description="What runs them: processes of this machine, or a Dask or Ray cluster."
+    )
+    address: str | None = Field(
+        default=None,
+        description="Of a Dask scheduler or a Ray cluster that is running; empty starts one on this machine. Start "
+        "its workers with this run's $SAEFLOW_HOME, on a file system that all of them see, or s3://.",
+    )
+    resident_gib: float = Field(
+        default=1.0,
+        ge=0,
+        description="Activations that take no more memory than this (GiB) are read once by each process that trains "
+        "on them.",
+    )
     loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
         default=(),
         description="Who else gets the training logs as they are made; each must be installed. TensorBoard's files "
         "are in logs/tensorboard of the home directory.",
     )
+
+    @model_validator(mode="after")
+    def _an_address_is_of_a_cluster(self) -> Self:
+        if self.address is not None and self.runner == "processes":
+            raise ValueError("address is that of a cluster: set runner to dask or ray, or leave it out")
+        return self
 
 
 def n_features(spec: DictionarySpec | BaselineSpec, d_in: int) -> int:

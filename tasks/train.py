@@ -16,6 +16,7 @@ from sae_core.normalization import Normalization, fit_normalization
 from sae_core.training import Trainer, TrainerState, TrainingConfig
 from storage.activations import ActivationStore
 from storage.artifacts import ArtifactRef
+from storage.batches import BatchStream
 from storage.checkpoints import load_checkpoint, save_checkpoint
 from storage.errors import StorageError
 from storage.tables import write_table
@@ -23,7 +24,7 @@ from tasks.caching import artifacts, step
 from tasks.compute import Compute
 from tasks.loggers import open_sinks
 from tasks.progress import Progress
-from tasks.rows import BatchStream, open_store, rows_to_fit_on
+from tasks.rows import open_store, rows_to_fit_on, stream
 from tasks.specs import DictionarySpec, TrainingSpec, n_features
 
 logger = logging.getLogger("saeflow.train")
@@ -43,15 +44,15 @@ def train(
 ) -> dict[str, Any]:
     """Train one dictionary; it takes raw activations, and `training.parquet` is its log."""
     compute.apply()
-    store = open_store(activations, "train")
+    store = open_store(activations, "train", compute.resident_bytes)
     steps = max(1, int(store.n_rows * training.epochs) // training.batch_size)
     model = untrained(dictionary, store.layout.hook_points[hook_point]).to(compute.device)
     name = f"{dictionary.method} {hook_point}"
     told = {"hook_point": hook_point, **dictionary.model_dump(), **training.model_dump()}
-    with open_sinks(compute.loggers, place.stem, name, artifacts().home / "logs", told) as sinks:
+    with open_sinks(compute.loggers, place.stem, name, artifacts().scratch / "logs", told) as sinks:
         trainer = Trainer(model, training_config(dictionary, training, steps), sinks)
-        stream = BatchStream(store, hook_point, training.rows, training.batch_size, dictionary.seed)
-        checkpoints = Checkpoints(place / "scratch" / "checkpoint.safetensors", trainer, stream)
+        batches = stream(store, hook_point, training.rows, training.batch_size, dictionary.seed, compute.device)
+        checkpoints = Checkpoints(place / "scratch" / "checkpoint.safetensors", trainer, batches)
         normalization = checkpoints.restore() or normalization_of(store, hook_point, training)
         size = training.batch_size
         with Progress(f"train {name}", steps * size, "rows", done=trainer.step_count * size) as progress:
@@ -60,7 +61,7 @@ def train(
                 progress.add(size)
                 checkpoints.save_if_due(normalization)
 
-            trainer.train((normalization.apply(rows.to(compute.device)) for rows in stream), after_step)
+            trainer.train(map(normalization.apply, batches), after_step)
             checkpoints.save(normalization)
 
     left_out = store.count_left_out(hook_point, training.rows)
@@ -102,8 +103,8 @@ def normalization_of(store: ActivationStore, hook_point: str, training: Training
 class Checkpoints:
     """One checkpoint file, written so often that little is lost and so rarely that it costs little."""
 
-    def __init__(self, path: Path, trainer: Trainer, stream: BatchStream) -> None:
-        self.path, self.trainer, self.stream = path, trainer, stream
+    def __init__(self, path: Path, trainer: Trainer, batches: BatchStream) -> None:
+        self.path, self.trainer, self.batches = path, trainer, batches
         self.last = time.monotonic()
         self.cost = 0.0
 
@@ -119,7 +120,7 @@ class Checkpoints:
         except (StorageError, ValueError) as error:  # damaged, or of a trainer with other settings
             logger.warning("%s Training starts over.", error)
             return None
-        self.stream.epoch, self.stream.batch = state["epoch"], state["batch"]
+        self.batches.position = state["position"]
         return Normalization(mean, state["scale"])
 
     def save_if_due(self, normalization: Normalization) -> None:
@@ -134,8 +135,7 @@ class Checkpoints:
             {**tensors, "normalization.mean": normalization.mean_d},
             {
                 "trainer": state,
-                "epoch": self.stream.epoch,
-                "batch": self.stream.batch,
+                "position": self.batches.position,
                 "scale": normalization.scale,
             },
         )

@@ -1,89 +1,22 @@
-"""kill -9 of the whole process group, at random moments, then the same command: it ends with the same bytes.
-
-The processes are forked from one that has imported the large libraries, which spares each of them five seconds.
-"""
+"""kill -9 of the whole process group, at random moments, then the same command: it ends with the same bytes."""
 
 import fcntl
-import json
-import multiprocessing
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from flows.cli import main
 from storage.artifacts import ArtifactStore
-from tests.conftest import write_text
+from tests.faults.conftest import PATIENCE, Start, finish
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 KILLS = 5  # during the harvest, and as many during training
-PATIENCE = 120.0  # seconds
-
-
-@pytest.fixture
-def experiment(tmp_path: Path, tiny_experiment: dict[str, Any]) -> Path:
-    """One whose harvest and training each take some seconds: several parts, several checkpoints."""
-    (tmp_path / "corpus.txt").write_text(write_text(1200))
-    parameters = {
-        **tiny_experiment,
-        "corpus": {
-            "sources": [str(tmp_path / "corpus.txt")],
-            "tokens": 200_000,
-            "held_out_tokens": 40_000,
-            "context_length": 32,
-        },
-        "hook_points": ["blocks.2.mlp.hook_post"],
-        "training": {"batch_size": 64, "epochs": 4},
-        "baselines": [],
-    }
-    file = tmp_path / "experiment.yaml"
-    file.write_text(yaml.safe_dump(parameters))
-    return file
-
-
-@pytest.fixture
-def start(
-    experiment: Path, prefect_server: str, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[Path], ForkServerProcess]:
-    """`saeflow run` with a home: a process in a group of its own."""
-    monkeypatch.setenv("PREFECT_API_URL", prefect_server)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["flows.cli", "transformer_lens", "torch._dynamo", "zarr", "pyarrow"])
-
-    def start(home: Path) -> ForkServerProcess:
-        process = context.Process(target=saeflow_run, args=(experiment, home))
-        process.start()
-        return process
-
-    return start
-
-
-def saeflow_run(experiment: Path, home: Path) -> None:
-    os.setsid()
-    output = os.open(output_of(home), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(output, 1)
-    sys.argv = ["saeflow", "run", str(experiment), "--home", str(home), "--json"]
-    main()
-
-
-def output_of(home: Path) -> Path:
-    return home.with_suffix(".json")
-
-
-def finish(process: ForkServerProcess, home: Path) -> dict[str, Any]:
-    process.join(PATIENCE)
-    assert process.exitcode == 0, "the run failed: its messages are above"
-    return json.loads(output_of(home).read_text())
 
 
 def kill_when(process: ForkServerProcess, home: Path, ready: Callable[[], bool], delay: float) -> None:
@@ -138,7 +71,7 @@ def checkpoints(home: Path) -> set[int]:
 
 
 def test_an_experiment_killed_in_harvest_and_training_ends_with_the_bytes_of_an_undisturbed_one(
-    start: Callable[[Path], ForkServerProcess], tmp_path: Path
+    start: Start, tmp_path: Path
 ):
     undisturbed = tmp_path / "undisturbed"
     finish(start(undisturbed), undisturbed)

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +12,12 @@ import numpy as np
 import pytest
 import yaml
 
+from flows.catalogue import Catalogue
 from flows.experiment import look_up, ready, run_experiment, stages
+from flows.experiment_records import ExperimentRecords
 from flows.parameters import ExperimentConfig
 from flows.preflight import prepare
+from flows.pruning import plan
 from tasks.caching import artifacts
 from tasks.errors import ExperimentError
 from tests.conftest import write_model
@@ -29,6 +33,10 @@ def made(result: dict[str, Any]) -> list[str]:
     return [stage["name"] for stage in result["stages"] if not stage["cached"]]
 
 
+def recorded() -> dict[str, Any]:
+    return ExperimentRecords(artifacts().home_location).read("tiny")
+
+
 def digests() -> dict[str, str]:
     return {str(ref): ref.digest for ref, _ in artifacts().list()}
 
@@ -40,6 +48,12 @@ def test_an_experiment_is_made_once_and_what_is_lost_or_damaged_is_made_again(
     first = run(tiny_experiment)
     everything = digests()
     assert len(made(first)) == len(first["stages"]) == 23
+    assert recorded() == {
+        **first,
+        "config": config.model_dump(mode="json"),
+        "state": "finished",
+        "artifacts": sorted(everything),
+    }
     assert made(run(tiny_experiment)) == []
 
     topk = next(entry for entry in first["dictionaries"] if entry["method"] == "topk")
@@ -61,6 +75,9 @@ def test_an_experiment_is_made_once_and_what_is_lost_or_damaged_is_made_again(
     assert digests() == everything
 
     assert made(run(tiny_experiment, dictionaries=tiny_experiment["dictionaries"][:1])) == ["report"]
+    unused = plan(Catalogue.of(artifacts()), timedelta(days=7)).to_remove
+    assert sorted(name.split("/")[0] for name in unused) == ["dictionary"] * 2 + ["evaluation"] * 2 + ["report"]
+    assert set(recorded()["artifacts"]) == digests().keys() - set(unused)
 
     with monkeypatch.context() as full_disk:
         full_disk.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
@@ -69,9 +86,9 @@ def test_an_experiment_is_made_once_and_what_is_lost_or_damaged_is_made_again(
             ready(config.model_copy(update={"hook_points": ("blocks.0.hook_resid_post",)}))
 
     topk = {"method": "topk", "expansion": 2, "k": 5}
-    plan = stages(prepare(ExperimentConfig.model_validate({**tiny_experiment, "dictionaries": [topk]})), look_up)
+    planned = stages(prepare(ExperimentConfig.model_validate({**tiny_experiment, "dictionaries": [topk]})), look_up)
     hook_points = tiny_experiment["hook_points"]
-    assert [stage.job.name for stage in plan if stage.ref is None] == [
+    assert [stage.job.name for stage in planned if stage.ref is None] == [
         *(f"topk expansion=2.0 k=5 {hook_point}" for hook_point in hook_points),
         *(f"evaluate topk expansion=2.0 k=5 {hook_point}" for hook_point in hook_points),
         "report",

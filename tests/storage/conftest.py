@@ -23,7 +23,7 @@ def small_layout(**changes):
         "model": "test",
         "hook_points": HOOKS,
         "dtype": "float32",
-        "n_sequences": 25,
+        "segments": (25,),
         "context_length": 9,
         "seed": 3,
         "tokens_digest": "t",

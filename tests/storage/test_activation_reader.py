@@ -1,5 +1,6 @@
 """Reading: every kept row once an epoch, in a random order that is a function of the arguments."""
 
+import shutil
 import threading
 import time
 from itertools import islice
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from storage.activations import ActivationStore
-from storage.errors import StorageError
+from storage.errors import DamagedChunk, StorageError
 from storage.row_filter import RowFilter
 from tests.storage.conftest import HOOK, HOOKS, rows_of, small_layout, tokens_of, write
 
@@ -46,9 +47,47 @@ def test_starting_at_batch_n_gives_what_follows_n_batches(store, keep):
         assert all(torch.equal(x, y) for x, y in zip(rest, batches[start:], strict=True))
 
 
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_share_the_rows_and_get_equally_many_batches(store, world):
+    for epoch in range(3):
+        ranks = [
+            list(store.iter_batches(HOOK, 8, seed=0, epoch=epoch, rank=rank, world=world)) for rank in range(world)
+        ]
+        assert {len(batches) for batches in ranks} == {store.batches_per_epoch(HOOK, 8, world=world)}
+        tokens = tokens_of(batch for batches in ranks for batch in batches)
+        assert len(tokens) == len(set(tokens))
+
+
+def test_a_rank_that_does_not_exist_is_refused(store):
+    with pytest.raises(StorageError, match="rank 2 of 2"):
+        store.iter_batches(HOOK, 8, seed=0, rank=2, world=2)
+
+
+@pytest.mark.parametrize("keep", [None, RowFilter()])
+def test_rows_that_stay_in_memory_are_read_once_and_give_the_same_batches(tmp_path, keep):
+    store = write(tmp_path, small_layout())
+    expected = [list(store.iter_batches(HOOK, 9, seed=0, epoch=epoch, keep=keep)) for epoch in range(2)]
+    resident = ActivationStore.open(tmp_path, resident_bytes=225 * 8 * 4)
+    found = [list(resident.iter_batches(HOOK, 9, seed=0, epoch=0, keep=keep))]
+    for chunk in (tmp_path / "data.zarr" / HOOK / "acts" / "c").rglob("0"):
+        if chunk.is_file():
+            chunk.unlink()
+    found.append(list(resident.iter_batches(HOOK, 9, seed=0, epoch=1, keep=keep)))
+    assert all(torch.equal(torch.cat(a), torch.cat(b)) for a, b in zip(found, expected, strict=True))
+
+
+def test_rows_that_do_not_fit_the_memory_budget_are_read_each_time(tmp_path):
+    write(tmp_path, small_layout())
+    store = ActivationStore.open(tmp_path, resident_bytes=225 * 8 * 4 - 1)
+    list(store.iter_batches(HOOK, 9, seed=0))
+    shutil.rmtree(tmp_path / "data.zarr" / HOOK / "acts" / "c")
+    with pytest.raises(DamagedChunk):
+        list(store.iter_batches(HOOK, 9, seed=0))
+
+
 def test_batches_are_nearly_as_varied_as_independent_rows(tmp_path):
     """deff: the variance of batch means relative to that of independent rows; reading in order has 64."""
-    layout = small_layout(hook_points={HOOK: 4}, n_sequences=1024, context_length=64, chunk_rows=512, chunks_per_part=8)
+    layout = small_layout(hook_points={HOOK: 4}, segments=(1024,), context_length=64, chunk_rows=512, chunks_per_part=8)
     store = ActivationStore.create(tmp_path, layout)
     effect = torch.randn(layout.n_sequences, 4, generator=torch.Generator().manual_seed(0))
     for part in range(layout.n_parts):
@@ -85,7 +124,7 @@ def test_rows_left_out_are_counted_and_not_read(tmp_path):
 
 
 def test_statistics_are_those_of_all_rows(tmp_path):
-    layout = small_layout(chunk_rows=4096 + 512, n_sequences=200, context_length=100, chunks_per_part=1)
+    layout = small_layout(chunk_rows=4096 + 512, segments=(200,), context_length=100, chunks_per_part=1)
     store = write(tmp_path, layout)
     rows = torch.cat([acts for acts, _ in store.iter_rows(HOOK)])
     found = store.statistics(HOOK)
@@ -106,7 +145,7 @@ def test_a_misspelt_hook_point_lists_the_nearest(store):
 
 
 def test_a_batch_larger_than_the_store_is_refused(store):
-    with pytest.raises(StorageError, match="make no batch of 226"):
+    with pytest.raises(StorageError, match=r"225 rows .* make no batch of 226"):
         store.iter_batches(HOOK, 226, seed=0)
 
 

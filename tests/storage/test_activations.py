@@ -14,7 +14,9 @@ from pydantic import ValidationError
 from storage.activations import ActivationStore
 from storage.errors import DamagedChunk, OutOfSpace, StorageError
 from storage.layout import StoreLayout, default_chunk_rows
+from storage.locations import LocalDirectory
 from storage.records import pack_readable_record
+from storage.row_filter import RowFilter
 from tests.storage.conftest import HOOK, HOOKS, PROCESSES, files_of, rows_of, small_layout, write
 
 
@@ -26,7 +28,7 @@ def test_every_row_comes_back_as_the_dtype_keeps_it(tmp_path, dtype):
         expected = {}
         for part in range(layout.n_parts):
             activations, ids = rows_of(layout, part)
-            kept = activations[hook_point].to(layout.torch_dtype).float()
+            kept = activations[hook_point].to(layout.memory_dtype).float()
             expected |= {tuple(i): row for i, row in zip(ids.tolist(), kept, strict=True)}
         found = {
             tuple(i): row
@@ -38,12 +40,46 @@ def test_every_row_comes_back_as_the_dtype_keeps_it(tmp_path, dtype):
     assert store.n_rows == 25 * 9
 
 
+def test_int8_loses_a_ten_thousandth_of_the_variance_and_says_so(tmp_path):
+    """Dimensions of very different sizes, and a few rows with huge norms, as in a residual stream."""
+    layout = small_layout(dtype="int8", hook_points={HOOK: 64}, segments=(400,), chunk_rows=256)
+    sizes = torch.logspace(-2, 2, 64)
+    writer = ActivationStore.create(tmp_path, layout)
+    given = {}
+    for part in writer.missing_parts():
+        _, ids = rows_of(layout, part)
+        rows = torch.randn(len(ids), 64, generator=torch.Generator().manual_seed(part)) * sizes + 3 * sizes
+        rows[ids[:, 1] == 0] *= 300
+        given |= {tuple(i): row for i, row in zip(ids.tolist(), rows, strict=True)}
+        writer.write_part(part, {HOOK: rows}, ids)
+    writer.seal()
+    store = ActivationStore.open(tmp_path)
+    read = [(acts, ids) for acts, ids in store.iter_rows(HOOK)]
+    found, ids = torch.cat([acts for acts, _ in read]), np.concatenate([ids for _, ids in read])
+    expected = torch.stack([given[tuple(i)] for i in ids.tolist()])
+    error = (found - expected).square()
+    assert error.sum() / (found - found.mean(0)).square().sum() == pytest.approx(
+        store.statistics(HOOK).lost_variance, rel=1e-3
+    )
+    usual = torch.from_numpy(ids[:, 1] != 0)
+    lost = error[usual].sum(0) / (expected[usual] - expected[usual].mean(0)).square().sum(0)
+    assert lost.max() < 4e-4, "in the smallest dimension too"
+    assert lost.mean() < 1.5e-4
+
+
+def test_what_a_float_dtype_lost_is_recorded(tmp_path):
+    exact = write(tmp_path / "float32", small_layout())
+    assert exact.statistics(HOOK).lost_variance == 0
+    rounded = write(tmp_path / "bfloat16", small_layout(dtype="bfloat16"))
+    assert 0 < rounded.statistics(HOOK).lost_variance < 1e-5
+
+
 def test_sequences_are_spread_over_parts_at_random_and_each_is_in_one_part():
-    layout = small_layout(n_sequences=200)
+    layout = small_layout(segments=(200,))
     parts = [layout.part_sequences(part) for part in range(layout.n_parts)]
     assert sorted(np.concatenate(parts).tolist()) == list(range(200))
     assert np.ptp(parts[0]) > 50
-    other_seed = small_layout(n_sequences=200, seed=4)
+    other_seed = small_layout(segments=(200,), seed=4)
     assert not np.array_equal(parts[0], other_seed.part_sequences(0))
 
 
@@ -200,17 +236,21 @@ def test_two_chunks_that_changed_places_are_found(store, tmp_path):
         store.verify()
 
 
-def test_a_damaged_or_missing_chunk_is_never_read_as_data(store, tmp_path):
-    for array in ("acts", "row_id"):
-        chunk = tmp_path / "store/data.zarr" / HOOK / array / "c/3/0"
-        intact = chunk.read_bytes()
-        chunk.write_bytes(intact[:20] + bytes([intact[20] ^ 4]) + intact[21:])
-        with pytest.raises(DamagedChunk, match=rf"{array}/c/3/0 \(hook point {HOOK}, part 1\)"):
-            list(store.iter_rows(HOOK))
-        chunk.unlink()
-        with pytest.raises(DamagedChunk, match=rf"{array}/c/3/0 .*missing"):
-            list(store.iter_batches(HOOK, 16, seed=0))
-        chunk.write_bytes(intact)
+@pytest.mark.parametrize("array", ["acts", "row_id", "norm", "scale", "mean", "spread"])
+def test_a_damaged_or_missing_chunk_is_never_read_as_data(tmp_path, array):
+    write(tmp_path, small_layout(dtype="int8"))
+    file = f"data.zarr/{HOOK}/{array}/c/{1 if array in ('mean', 'spread') else 3}"
+    chunk = next(path for path in [tmp_path / file / "0", tmp_path / file] if path.is_file())
+    where = rf"{chunk.relative_to(tmp_path)} \(hook point {HOOK}, part 1\)"
+    intact = chunk.read_bytes()
+    chunk.write_bytes(intact[:20] + bytes([intact[20] ^ 4]) + intact[21:])
+    with pytest.raises(DamagedChunk, match=where):
+        list(ActivationStore.open(tmp_path).iter_rows(HOOK, RowFilter()))
+    chunk.unlink()
+    with pytest.raises(DamagedChunk, match=f"{where}.*missing"):
+        list(ActivationStore.open(tmp_path).iter_batches(HOOK, 16, seed=0, keep=RowFilter()))
+    chunk.write_bytes(intact)
+    store = ActivationStore.open(tmp_path)
     assert sum(len(rows) for rows, _ in store.iter_rows(HOOK)) == store.n_rows
 
 
@@ -236,6 +276,76 @@ def test_a_full_disk_is_named_and_the_harvest_goes_on_once_there_is_room(tmp_pat
     assert ActivationStore.create(tmp_path / "full", layout).missing_parts() == [1, 2, 3]
     write(tmp_path / "full", layout)
     assert files_of(tmp_path / "full") == files_of(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_a_store_is_extended_by_writing_only_the_new_parts(tmp_path, dtype):
+    first = write(tmp_path / "first", small_layout(dtype=dtype))
+    longer = small_layout(dtype=dtype, segments=(25, 11), tokens_digest="more")
+    writer = ActivationStore.create(tmp_path / "longer", longer)
+    writer.adopt(first)
+    assert writer.missing_parts() == [4, 5]
+    write(tmp_path / "longer", longer)
+    write(tmp_path / "at once", longer)
+    assert files_of(tmp_path / "longer") == files_of(tmp_path / "at once")
+    acts = f"data.zarr/{HOOK}/acts/c/0/0"
+    assert (tmp_path / "first" / acts).samefile(tmp_path / "longer" / acts), "no byte is there twice"
+    first.verify()
+
+
+def test_sequences_of_an_extension_are_in_parts_of_its_own():
+    layout = small_layout(segments=(25, 11))
+    parts = [layout.part_sequences(part) for part in range(layout.n_parts)]
+    assert sorted(np.concatenate(parts).tolist()) == list(range(36))
+    assert all((part < 25).all() or (part >= 25).all() for part in parts)
+    before = small_layout()
+    assert all(np.array_equal(parts[part], before.part_sequences(part)) for part in range(before.n_parts))
+
+
+def test_only_the_beginning_of_a_store_can_be_adopted(tmp_path):
+    first = write(tmp_path / "first", small_layout())
+    for other in ({"segments": (26, 11)}, {"segments": (25, 11), "seed": 4}):
+        writer = ActivationStore.create(tmp_path / str(other), small_layout(**other))
+        with pytest.raises(StorageError, match="not the beginning"):
+            writer.adopt(first)
+
+
+def test_a_part_that_another_process_has_written_is_left_as_it_is(tmp_path):
+    layout = small_layout()
+    creator = ActivationStore.create(tmp_path, layout)
+    one, other = ActivationStore.join(tmp_path), ActivationStore.join(tmp_path)
+    one.write_part(1, *rows_of(layout, 1))
+    before = files_of(tmp_path)
+    activations, ids = rows_of(layout, 1)
+    other.write_part(1, {name: rows + 1 for name, rows in activations.items()}, ids)
+    assert files_of(tmp_path) == before
+    for part in (0, 2, 3):
+        one.write_part(part, *rows_of(layout, part))
+    creator.seal()
+    ActivationStore.open(tmp_path).verify()
+
+
+def test_two_processes_that_write_other_bytes_at_the_same_time_are_told(tmp_path, monkeypatch):
+    layout = small_layout()
+    creator = ActivationStore.create(tmp_path, layout)
+    one, other = ActivationStore.join(tmp_path), ActivationStore.join(tmp_path)
+    activations, ids = rows_of(layout, 2)
+    sync = LocalDirectory.sync
+
+    def one_commits_first(location, names):
+        monkeypatch.setattr(LocalDirectory, "sync", sync)
+        one.write_part(2, activations, ids)
+        sync(location, names)
+
+    monkeypatch.setattr(LocalDirectory, "sync", one_commits_first)
+    with pytest.raises(StorageError, match="not the same bytes"):
+        other.write_part(2, {name: rows + 1 for name, rows in activations.items()}, ids)
+    assert 2 in creator.missing_parts()
+
+
+def test_only_a_store_that_was_created_can_be_joined(tmp_path):
+    with pytest.raises(StorageError, match="no activation store"):
+        ActivationStore.join(tmp_path)
 
 
 def test_commit_records_are_the_same_from_every_process(tmp_path):

@@ -5,13 +5,16 @@ import logging
 import pickle
 import subprocess
 import sys
+import threading
 import time
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
 
 from storage.artifacts import ArtifactRef, ArtifactStore, content_key
 from storage.errors import DamagedArtifact, DamagedChunk, OutOfSpace, StorageError
+from storage.locks import Locks
 from tests.storage.conftest import PROCESSES, files_of, small_layout, write
 
 
@@ -241,9 +244,8 @@ def test_a_home_that_cannot_be_used_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"file.* cannot be written"):
         build(ArtifactStore(tmp_path / "file"), write_two_files)
-    for uri in ("s3://bucket/runs", "gs://bucket", "az://bucket"):
-        with pytest.raises(StorageError, match="local directories only"):
-            ArtifactStore(uri)
+    with pytest.raises(StorageError, match="ftp://host/runs is no place that can be used"):
+        ArtifactStore("ftp://host/runs")
     with pytest.raises(StorageError, match="names no artifact"):
         ArtifactStore(tmp_path).path("tokens", "../k")
     monkeypatch.setenv("SAEFLOW_HOME", f"file://{tmp_path}/runs")
@@ -271,3 +273,82 @@ def test_errors_and_refs_survive_the_trip_between_processes():
     ref = ArtifactRef(kind="tokens", key="k", digest="d")
     assert ArtifactRef.model_validate_json(ref.model_dump_json()) == ref
     assert str(ref) == "tokens/k"
+
+
+def test_a_check_reads_every_byte_and_names_what_the_disk_does_not_give_back(tmp_path):
+    store = ArtifactStore(tmp_path)
+
+    def make(place):
+        write_two_files(place)
+        (place / "empty").touch()
+
+    ref, read = build(store, make), []
+    assert store.check(ref, read.append) == {}
+    assert sum(read) == 1002
+    place = store.path(ref)
+    data = bytearray((place / "folder/a.bin").read_bytes())
+    data[500] ^= 1
+    (place / "folder/a.bin").write_bytes(data)
+    (place / "b.json").unlink()
+    (place / "empty").unlink()
+    (place / "empty").symlink_to("/proc/self/mem")  # as long as it, and every read of it fails
+    assert store.check(ref, read.append) == {
+        "b.json": "is missing",
+        "empty": "cannot be read (Input/output error)",
+        "folder/a.bin": "does not have the recorded sha256",
+    }
+    store.remove(ref)
+    assert store.check(ref, read.append) == {"manifest.json": "is missing"}
+
+
+def test_an_unfinished_build_is_listed_and_discarded_once_nobody_is_at_work_on_it(tmp_path):
+    store, seen = ArtifactStore(tmp_path), []
+
+    def make(place):
+        write_two_files(place)
+        seen.extend(store.unfinished())
+        with pytest.raises(StorageError, match=r"another process is at work on tokens/k"):
+            store.discard("tokens", "k")
+        raise KeyboardInterrupt
+
+    assert store.unfinished() == []
+    started = datetime.now(UTC) - timedelta(seconds=1)  # file systems count in ticks
+    with pytest.raises(KeyboardInterrupt):
+        build(store, make)
+    (left,) = store.unfinished()
+    assert [(str(build), build.bytes, build.at_work) for build in (*seen, left)] == [
+        ("tokens/k", 1002, True),
+        ("tokens/k", 1002, False),
+    ]
+    assert started <= left.modified <= datetime.now(UTC)
+    assert not store.at_work("tokens", "k")
+    store.discard("tokens", "k")
+    assert store.unfinished() == []
+    assert files_of(tmp_path) == {}  # its lock is gone too
+
+
+def test_what_is_removed_leaves_no_lock_and_can_be_built_again(tmp_path):
+    store = ArtifactStore(tmp_path)
+    ref = build(store, write_two_files)
+    store.remove(ref)
+    assert files_of(tmp_path) == {}
+    assert build(store, write_two_files) == ref
+    store.discard(ref.kind, ref.key)  # there is nothing unfinished of it
+    assert store.find("tokens", "k") == ref
+
+
+def test_who_waited_for_a_lock_that_was_dropped_holds_the_new_one(tmp_path, caplog):
+    locks, held = Locks(tmp_path), []
+
+    def wait():
+        with locks.hold("tokens", "k"):
+            held.append(locks.is_held("tokens", "k"))
+
+    waiting = threading.Thread(target=wait)
+    with locks.hold("tokens", "k"):
+        waiting.start()
+        while "waiting for another process" not in caplog.text:  # by then it has opened the file
+            time.sleep(0.01)
+        locks.drop("tokens", "k")
+    waiting.join()
+    assert held == [True]

@@ -1,20 +1,25 @@
 import json
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import zarr
 
 from storage.artifacts import ArtifactRef
+from storage.errors import DamagedArtifact
 from storage.tables import read_table
 from tasks.caching import artifacts
-from tasks.corpus import documents, locate, token_rows, tokenize
+from tasks.corpus import base_of, document_rows, locate, segments, token_rows, tokenize
 from tasks.errors import ExperimentError
 from tasks.language_model import load_tokenizer, prepare_model
 from tasks.language_model import locate as locate_model
+from tasks.sources import documents
 from tasks.specs import CorpusSpec, ModelSpec
+from tests.conftest import write_text
 
 
 @pytest.fixture
@@ -25,6 +30,28 @@ def model(home: Path, tiny_model: Path) -> ArtifactRef:
 def spec(*sources: object, **changes: object) -> CorpusSpec:
     defaults = {"tokens": 4000, "held_out_tokens": 500, "context_length": 32}
     return CorpusSpec.model_validate({"sources": [str(source) for source in sources], **defaults, **changes})
+
+
+def numbers(tokens: ArtifactRef, split: str) -> list[int]:
+    """The document of every token, in order."""
+    return np.asarray(document_rows(tokens, split)).reshape(-1).tolist()
+
+
+def table(tokens: ArtifactRef) -> dict[str, list[Any]]:
+    return read_table(artifacts().path(tokens) / "documents.parquet").to_pydict()
+
+
+def rows(tokens: ArtifactRef, split: str = "train") -> np.ndarray:
+    return np.asarray(token_rows(tokens, split))
+
+
+def write_documents(file: Path, texts: Sequence[str]) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("\n".join(json.dumps({"text": text}) for text in texts))
+
+
+def paragraphs(count: int, seed: int) -> list[str]:
+    return write_text(count, seed).split("\n\n")
 
 
 def test_rows_are_the_documents_joined_by_the_end_of_text_token(model: ArtifactRef, tiny_corpus: Path):
@@ -40,17 +67,11 @@ def test_rows_are_the_documents_joined_by_the_end_of_text_token(model: ArtifactR
 
 def test_no_document_is_in_both_splits(model: ArtifactRef, tiny_corpus: Path):
     tokens = tokenize.build(model=model, corpus=locate(spec(tiny_corpus)))
-    document = {split: set(_documents(tokens, split).reshape(-1)) for split in ("train", "held_out")}
+    document = {split: set(numbers(tokens, split)) for split in ("train", "held_out")}
     assert document["train"]
     assert document["held_out"]
     assert not document["train"] & document["held_out"]
-    table = read_table(artifacts().path(tokens) / "documents.parquet").to_pydict()
-    assert {table["split"][number] for number in document["held_out"]} == {"held_out"}
-
-
-def _documents(tokens: ArtifactRef, split: str) -> np.ndarray:
-    array = zarr.open_array(artifacts().path(tokens) / "tokens.zarr" / split / "document", mode="r")
-    return np.asarray(array)
+    assert {table(tokens)["split"][number] for number in document["held_out"]} == {"held_out"}
 
 
 def test_the_same_corpus_gives_the_same_bytes_and_another_seed_others(model: ArtifactRef, tiny_corpus: Path):
@@ -153,3 +174,117 @@ def test_a_corpus_smaller_than_asked_for_gives_what_it_has_and_notes_it(model: A
     notes = artifacts().manifest(tokens)["notes"]
     assert notes["short_of_wanted"] == ["train", "held_out"]
     assert notes["rows"]["train"] == token_rows(tokens, "train").shape[0] > 100
+
+
+# A corpus that grows: a directory to which files are added.
+
+WANTED = {"tokens": 20_000, "held_out_tokens": 2000}  # more than there is
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_documents(tmp_path / "texts" / "a.jsonl", paragraphs(60, seed=10))
+    return tmp_path / "texts"
+
+
+def grown(model: ArtifactRef, folder: Path, base: ArtifactRef | None, **changes: Any) -> ArtifactRef:
+    return tokenize.build(model=model, corpus=locate(spec(folder, **{**WANTED, **changes})), base=base)
+
+
+def test_new_documents_follow_the_earlier_rows_and_the_held_out_rows_stay(model: ArtifactRef, folder: Path):
+    first = grown(model, folder, None)
+    write_documents(folder / "b.jsonl", paragraphs(30, seed=11))
+    second = grown(model, folder, first)
+    write_documents(folder / "A comes first.jsonl", paragraphs(20, seed=12))
+    (folder / "a.jsonl").write_text((folder / "b.jsonl").read_text())  # a file that is gone stays in the tokens
+    third = grown(model, folder, second)
+
+    chain = [first, second, third]
+    assert [base_of(tokens) for tokens in chain] == [None, first, second]
+    for earlier, later in pairwise(chain):
+        count = rows(earlier).shape[0]
+        assert rows(later).shape[0] > count
+        assert np.array_equal(rows(later)[:count], rows(earlier))
+        assert numbers(later, "train")[: count * 32] == numbers(earlier, "train")
+        assert min(numbers(later, "train")[count * 32 :]) == len(table(earlier)["document"])
+        for array in (rows, numbers):
+            assert np.array_equal(array(later, "held_out"), array(earlier, "held_out"))
+        assert segments(later, "train")[:-1] == segments(earlier, "train")
+        assert segments(later, "held_out") == segments(earlier, "held_out") == (rows(earlier, "held_out").shape[0],)
+        assert sum(segments(later, "train")) == rows(later).shape[0]
+        recorded = {name: column[: len(table(earlier)["document"])] for name, column in table(later).items()}
+        assert recorded == table(earlier)
+
+    end = table(third)
+    assert end["document"] == list(range(len(end["document"])))
+    assert len(set(end["fingerprint"])) == len(end["fingerprint"])
+    assert [end["segment"].count(number) for number in (1, 2)] == [30, 20]
+    assert set(end["split"][end["segment"].index(1) :]) == {"train"}
+    notes = artifacts().manifest(third)["notes"]
+    assert notes["documents"] == {"new": 20, "already_there": 30}
+    assert notes["short_of_wanted"] == ["train", "held_out"]
+
+    artifacts().remove(third)
+    assert grown(model, folder, second) == third
+
+
+def test_a_document_that_is_held_out_is_never_trained_on(model: ArtifactRef, folder: Path):
+    first = grown(model, folder, None)
+    held_out = {number for number, split in enumerate(table(first)["split"]) if split == "held_out"}
+    texts = paragraphs(60, seed=10)
+    assert held_out
+    # Under another name, in another order, and beside enough new text.
+    write_documents(folder / "b.jsonl", [*reversed(texts), *paragraphs(10, seed=11)])
+    second = grown(model, folder, first, seed=5)
+    assert not held_out & set(numbers(second, "train"))
+    assert len(table(second)["document"]) == len(table(first)["document"]) + 10
+    text = load_tokenizer(model).decode(rows(second)[rows(first).shape[0] :].reshape(-1).tolist())
+    assert not [old for old in texts if old[:60] in text]
+
+
+def test_without_new_documents_the_tokens_are_the_very_same(
+    model: ArtifactRef, folder: Path, capsys: pytest.CaptureFixture[str]
+):
+    first = grown(model, folder, None)
+    write_documents(folder / "b.jsonl", paragraphs(30, seed=11))
+    second = grown(model, folder, first)
+    (folder / "b.jsonl").rename(folder / "c.jsonl")
+    capsys.readouterr()
+    third = grown(model, folder, second)
+    assert f"nothing new for {second}: 90 documents are in it, 0 others fill no row" in capsys.readouterr().err
+    assert third.key != second.key
+    assert third.digest == second.digest
+    assert segments(third, "train") == segments(second, "train")
+    assert base_of(third) == first
+
+
+def test_documents_that_fill_no_row_wait_for_more(model: ArtifactRef, folder: Path):
+    first = grown(model, folder, None)
+    write_documents(folder / "b.jsonl", ["a cat"])
+    second = grown(model, folder, first)
+    assert second.digest == first.digest
+    write_documents(folder / "c.jsonl", ["a dog " * 40])
+    third = grown(model, folder, second)
+    assert len(table(third)["document"]) == len(table(first)["document"]) + 2
+    assert "a cat<|end|>a dog" in load_tokenizer(model).decode(rows(third)[rows(first).shape[0] :].reshape(-1).tolist())
+
+
+def test_more_tokens_of_the_same_sources_come_from_the_documents_not_read_yet(model: ArtifactRef, folder: Path):
+    first = grown(model, folder, None, tokens=1000)
+    second = grown(model, folder, first, tokens=3000)
+    assert segments(second, "train") == (32, 62)
+    assert artifacts().manifest(second)["notes"]["short_of_wanted"] == []
+    texts = paragraphs(60, seed=10)
+    read = load_tokenizer(model).decode(rows(second)[32:].reshape(-1).tolist()).split("<|end|>")
+    trained = [texts.index(text) for text in read[:-1]]
+    assert len(trained) == len(set(trained)) > 3
+    third = grown(model, folder, second, tokens=1000)  # fewer than there are: none are taken away
+    assert third.digest == second.digest
+
+
+def test_tokens_cannot_be_extended_when_they_are_damaged(model: ArtifactRef, folder: Path):
+    first = grown(model, folder, None)
+    (artifacts().path(first) / "documents.parquet").write_bytes(b"")
+    write_documents(folder / "b.jsonl", paragraphs(30, seed=11))
+    with pytest.raises(DamagedArtifact, match=r"documents\.parquet"):
+        grown(model, folder, first)

@@ -4,19 +4,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from storage.activations import ActivationStore
 from storage.artifacts import ArtifactRef
+from storage.errors import StorageError
+from storage.locations import open_location
 from tasks import corpus, language_model
 from tasks.caching import artifacts
 from tasks.capture import capture
 from tasks.compute import Compute
-from tasks.harvest import harvest
+from tasks.harvest import _check_run, harvest
 from tasks.specs import CorpusSpec, ModelSpec, StorageSpec
-from tests.conftest import ARCHITECTURES, CONTEXT, write_model
-
-SITES = ("hook_resid_post", "hook_mlp_out", "hook_attn_out", "mlp.hook_post", "attn.hook_z")
+from tests.conftest import CONTEXT, write_text
 
 
 @pytest.fixture
@@ -33,35 +32,6 @@ def tokens(model: ArtifactRef, tiny_corpus: Path) -> ArtifactRef:
 def harvested(model: ArtifactRef, tokens: ArtifactRef, *hook_points: str, **changes: Any) -> ArtifactRef:
     inputs = {"dtype": "float32", "storage": StorageSpec(dtype="float32"), "compute": Compute(), **changes}
     return harvest.build(model=model, tokens=tokens, hook_points=hook_points, **inputs)
-
-
-@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
-def test_what_is_captured_is_what_the_model_computes(home: Path, tmp_path: Path, architecture: str):
-    directory = write_model(tmp_path / architecture, architecture)
-    located = language_model.locate(ModelSpec(source=str(directory)))
-    bridge = language_model.load(language_model.prepare_model.build(located=located), "float32", "cpu")
-    tokens = np.random.default_rng(0).integers(0, 300, (6, CONTEXT))
-    names = [f"blocks.{layer}.{site}" for layer in (0, 1) for site in SITES]
-    seen = capture(bridge, tokens, names)
-    reference = AutoModelForCausalLM.from_pretrained(directory, attn_implementation="eager")
-    with torch.inference_mode():
-        states = reference(torch.from_numpy(tokens), output_hidden_states=True).hidden_states
-    for layer in (0, 1):
-        expected = states[layer + 1].reshape(-1, 32)
-        torch.testing.assert_close(seen[f"blocks.{layer}.hook_resid_post"], expected, rtol=1e-4, atol=1e-5)
-        added = seen[f"blocks.{layer}.hook_attn_out"] + seen[f"blocks.{layer}.hook_mlp_out"]
-        before = states[layer].reshape(-1, 32)
-        torch.testing.assert_close(before + added, expected, rtol=1e-4, atol=1e-5)
-        assert seen[f"blocks.{layer}.attn.hook_z"].shape == (6 * CONTEXT, 32)
-
-
-def test_layers_above_the_last_wanted_one_are_not_run(model: ArtifactRef):
-    bridge = language_model.load(model, "float32", "cpu")
-    ran: list[str] = []
-    for layer in range(3):
-        bridge.add_hook(f"blocks.{layer}.hook_mlp_out", lambda value, hook: ran.append(hook.name) and None)
-    capture(bridge, np.zeros((2, CONTEXT), dtype=np.int64), ["blocks.1.hook_resid_post"])
-    assert len(ran) == 2
 
 
 def test_every_token_of_both_splits_is_stored_once_with_its_place(model: ArtifactRef, tokens: ArtifactRef):
@@ -97,3 +67,67 @@ def test_one_harvest_of_two_hook_points_equals_two_of_one(model: ArtifactRef, to
     together = harvested(model, tokens, *names)
     for name in names:
         assert torch.equal(rows(together, name), rows(harvested(model, tokens, name), name))
+
+
+def files_of(activations: ArtifactRef) -> list[dict[str, Any]]:
+    return artifacts().manifest(activations)["files"]
+
+
+def test_any_number_of_workers_gives_the_same_bytes(home: Path, model: ArtifactRef, tokens: ArtifactRef, monkeypatch):
+    """Outside of a flow they work one after another; tests/flows/test_runners.py has them side by side."""
+    monkeypatch.setattr("tasks.harvest.default_chunk_rows", lambda d, itemsize: 256)
+    expected = harvested(model, tokens, "blocks.1.hook_resid_post")
+    for workers in (2, 3, 50):
+        artifacts().remove(expected)
+        assert harvested(model, tokens, "blocks.1.hook_resid_post", compute=Compute(workers=workers)) == expected
+    assert not list(home.rglob("scratch"))
+
+
+def test_a_worker_of_a_run_that_was_killed_ends(home: Path, model: ArtifactRef, tokens: ArtifactRef):
+    (home / "place/scratch").mkdir(parents=True)
+    (home / "place/scratch/run").write_text("the new one")
+    with pytest.raises(StorageError, match="another run has taken over"):
+        _check_run(open_location(home / "place"), "the old one")
+    _check_run(open_location(home / "place"), "the new one")
+
+
+@pytest.fixture
+def extended(model: ArtifactRef, tokens: ArtifactRef, tmp_path: Path) -> ArtifactRef:
+    more = tmp_path / "more.txt"
+    more.write_text(write_text(200, seed=5))
+    spec = CorpusSpec(sources=(str(more),), tokens=6144, held_out_tokens=512, context_length=CONTEXT)
+    return corpus.tokenize.build(model=model, corpus=corpus.locate(spec), base=tokens)
+
+
+def test_an_extended_corpus_runs_the_model_on_what_is_new_alone(
+    home: Path, model: ArtifactRef, tokens: ArtifactRef, extended: ArtifactRef, monkeypatch
+):
+    monkeypatch.setattr("tasks.harvest.default_chunk_rows", lambda d, itemsize: 256)
+    names = ("blocks.0.hook_resid_post", "blocks.1.hook_mlp_out")
+    anew = harvested(model, extended, *names)
+    artifacts().remove(anew)
+    first = harvested(model, tokens, *names)
+    seen: list[int] = []
+
+    def counting(bridge: Any, rows: np.ndarray, hook_points: Any) -> Any:
+        seen.append(rows.size)
+        return capture(bridge, rows, hook_points)
+
+    monkeypatch.setattr("tasks.harvest.capture", counting)
+    grown = harvested(model, extended, *names)
+    assert sum(seen) == 6144 - 4096
+    assert files_of(grown) == files_of(anew), "the same bytes as a harvest of all of it"
+    assert artifacts().manifest(grown)["notes"]["goes_on_from"] == str(first)
+    artifacts().remove(first)
+    ActivationStore.open(artifacts().path(grown) / "train").verify()
+
+
+def test_a_damaged_earlier_harvest_is_not_gone_on_from(
+    home: Path, model: ArtifactRef, tokens: ArtifactRef, extended: ArtifactRef, caplog
+):
+    first = harvested(model, tokens, "blocks.0.hook_resid_post")
+    chunk = next(file for file in artifacts().path(first).rglob("acts/c/0/0"))
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    grown = harvested(model, extended, "blocks.0.hook_resid_post")
+    assert "not gone on from" in caplog.text
+    ActivationStore.open(artifacts().path(grown) / "train").verify()

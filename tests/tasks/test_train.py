@@ -10,7 +10,6 @@ from sae_core.dictionary import load_dictionary
 from sae_core.training import Trainer
 from storage.activations import ActivationStore
 from storage.artifacts import ArtifactRef
-from storage.errors import StorageError
 from storage.layout import StoreLayout
 from storage.tables import read_table
 from tasks import train as train_module
@@ -19,7 +18,6 @@ from tasks.caching import artifacts
 from tasks.compute import Compute
 from tasks.errors import ExperimentError
 from tasks.evaluate.reconstruction import evaluate_reconstruction
-from tasks.rows import BatchStream
 from tasks.specs import (
     BatchTopKSpec,
     GatedSpec,
@@ -50,7 +48,7 @@ def activations_of(rows: torch.Tensor, seed: int = 0) -> ArtifactRef:
     def make(place: Path) -> None:
         for split in ("train", "held_out"):
             layout = StoreLayout(
-                model="made-up", hook_points={HOOK: D}, dtype="float32", n_sequences=len(rows) // LENGTH,
+                model="made-up", hook_points={HOOK: D}, dtype="float32", segments=(len(rows) // LENGTH,),
                 context_length=LENGTH, seed=seed, tokens_digest="", chunk_rows=128, chunks_per_part=2,
             )  # fmt: skip
             store = ActivationStore.create(place / split, layout)
@@ -186,23 +184,7 @@ def test_a_death_after_the_last_step_costs_no_step(planted: ArtifactRef, monkeyp
     assert train.build(**inputs(planted, spec)).digest == undisturbed.digest
 
 
-def test_the_stream_goes_on_where_it_was_across_epochs(planted: ArtifactRef):
-    store = ActivationStore.open(artifacts().path(planted) / "train")
-    whole = iter(BatchStream(store, HOOK, RowFilter(), 1000, seed=3))
-    batches = [next(whole) for _ in range(9)]
-    assert len({tuple(batch[0].tolist()) for batch in batches}) == 9
-    for done in range(8):
-        first = BatchStream(store, HOOK, RowFilter(), 1000, seed=3)
-        for _, _batch in zip(range(done), first, strict=False):
-            pass
-        later = BatchStream(store, HOOK, RowFilter(), 1000, seed=3)
-        later.epoch, later.batch = first.epoch, first.batch
-        assert torch.equal(next(iter(later)), batches[done])
-
-
 def test_a_store_smaller_than_a_batch_says_so(planted: ArtifactRef):
-    with pytest.raises(StorageError, match=r"4096 rows: they make no batch of 5000"):
-        train.build(**inputs(planted, TopKSpec(k=4), batch_size=5000, epochs=30))
     with pytest.raises(ExperimentError, match=r"fewer rows .* than one batch of 4000"):
         train.build(**inputs(planted, TopKSpec(k=4), batch_size=4000, epochs=30))
 

@@ -1,0 +1,73 @@
+"""All that a home holds, looked up once: artifacts, builds that did not end, and the experiments that used them."""
+
+import logging
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from flows.command import AnyStore
+from flows.experiment_records import ExperimentRecords
+from storage.artifacts import ArtifactRef, Unfinished
+from storage.errors import DamagedArtifact
+from storage.lineage import Manifest, reachable
+from tasks.references import find_name
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What is in a home, by kind/key."""
+
+    home: str
+    manifests: dict[str, Manifest]
+    damaged: dict[str, DamagedArtifact]
+    """Artifacts whose manifest cannot be read; of their files nothing is known."""
+    unfinished: dict[str, Unfinished]
+    used: dict[str, set[str]]
+    """Experiment → the artifacts that its record names, and what they were made from."""
+
+    @classmethod
+    def of(cls, store: AnyStore, forget: Collection[str] = ()) -> "Catalogue":
+        """The home of `store`, as if the experiments `forget` had no record. Raises StorageError."""
+        with _left_out() as damaged:
+            manifests: dict[str, Manifest] = {str(ref): manifest for ref, manifest in store.list()}
+        unfinished = {str(build): build for build in store.unfinished()}
+        named = ExperimentRecords(store.home_location).used(forget)
+        used = {experiment: {*names, *reachable(names, manifests)} for experiment, names in named.items()}
+        return cls(store.uri, manifests, damaged, unfinished, used)
+
+    def find(self, typed: str, *, unfinished: bool = False) -> str:
+        """The artifact that a person means, or with `unfinished` a build that did not end. Raises ExperimentError."""
+        builds = self.unfinished if unfinished else {}
+        return find_name(typed, sorted({**self.manifests, **self.damaged, **builds}), self.home)
+
+    def ref(self, name: str) -> ArtifactRef:
+        kind, _, key = name.partition("/")
+        return ArtifactRef(kind=kind, key=key, digest=self.manifests[name]["digest"] if name in self.manifests else "")
+
+    def bytes(self, name: str) -> int:
+        """Of its files; 0 where they are not known."""
+        return sum(file["size"] for file in self.manifests[name]["files"]) if name in self.manifests else 0
+
+    def experiments(self, name: str) -> list[str]:
+        """The experiments that used an artifact."""
+        return [experiment for experiment, names in self.used.items() if name in names]
+
+
+@contextmanager
+def _left_out() -> Iterator[dict[str, DamagedArtifact]]:
+    """Collect the artifacts that `ArtifactStore.list` leaves out, because it cannot read their manifest, and logs."""
+    found: dict[str, DamagedArtifact] = {}
+
+    def collect(record: logging.LogRecord) -> bool:
+        damage = record.args[0] if isinstance(record.args, tuple) and record.args else None
+        if not isinstance(damage, DamagedArtifact):
+            return True
+        found[f"{damage.kind}/{damage.key}"] = damage
+        return False
+
+    logger = logging.getLogger("saeflow.storage")
+    logger.addFilter(collect)
+    try:
+        yield found
+    finally:
+        logger.removeFilter(collect)

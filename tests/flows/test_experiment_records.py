@@ -1,0 +1,79 @@
+"""The record of an experiment: what it names while a run is under way, after it, and when it was killed."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from flows.experiment_records import ExperimentRecords, RunRecord
+from storage.errors import StorageError
+from storage.locations import LocalDirectory
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> ExperimentRecords:
+    return ExperimentRecords(LocalDirectory(tmp_path))
+
+
+def test_a_record_names_what_a_run_needs_from_its_beginning_on(records: ExperimentRecords):
+    run = RunRecord(records, "tiny", {"config": {"k": 1}})
+    assert records.names() == []
+    run.uses(["model/m"])
+    run.uses(["tokens/t", "model/m"])
+    assert records.read("tiny") == {"config": {"k": 1}, "state": "running", "artifacts": ["model/m", "tokens/t"]}
+    run.finish({"config": {"k": 1}, "stages": ["tokenize"]})
+    finished = {"config": {"k": 1}, "stages": ["tokenize"], "state": "finished", "artifacts": ["model/m", "tokens/t"]}
+    assert records.read("tiny") == finished
+
+
+def test_while_another_run_is_under_way_the_last_result_stands_and_both_runs_are_named(records: ExperimentRecords):
+    first = RunRecord(records, "tiny", {"config": {"k": 1}})
+    first.uses(["tokens/t", "dictionary/one"])
+    first.finish({"config": {"k": 1}, "stages": ["a"]})
+
+    killed = RunRecord(records, "tiny", {"config": {"k": 2}})
+    killed.uses(["tokens/t", "dictionary/two"])
+    under_way = records.read("tiny")
+    assert (under_way["config"], under_way["stages"], under_way["state"]) == ({"k": 1}, ["a"], "running")
+    assert under_way["artifacts"] == ["dictionary/one", "dictionary/two", "tokens/t"]
+
+    third = RunRecord(records, "tiny", {"config": {"k": 3}})
+    third.uses(["tokens/t", "dictionary/three"])
+    assert "dictionary/two" in records.read("tiny")["artifacts"]
+    third.finish({"config": {"k": 3}, "stages": ["b"]})
+    assert records.read("tiny")["artifacts"] == ["dictionary/three", "tokens/t"]
+
+
+def test_the_first_run_to_be_killed_leaves_its_configuration_until_the_next_begins(records: ExperimentRecords):
+    RunRecord(records, "tiny", {"config": {"k": 1}}).uses(["tokens/one"])
+    RunRecord(records, "tiny", {"config": {"k": 2}}).uses(["tokens/two"])
+    assert records.read("tiny")["config"] == {"k": 2}
+    assert records.used() == {"tiny": ["tokens/one", "tokens/two"]}
+
+
+def test_a_record_without_a_list_of_artifacts_leads_to_its_report(records: ExperimentRecords):
+    records.write("old", {"report": "/data/runs/report/abc/report.md", "dictionaries": [{"ref": "dictionary/d"}]})
+    assert records.used() == {"old": ["report/abc", "dictionary/d"]}
+
+
+def test_a_damaged_record_is_named_and_replaced_by_the_next_run(
+    records: ExperimentRecords, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    records.write("tiny", {"artifacts": []})
+    (tmp_path / "experiments" / "tiny.json").write_text("{")
+    with pytest.raises(StorageError, match=r"experiments/tiny\.json cannot be read.*--forget tiny"):
+        records.used()
+    assert records.used(forget=["tiny"]) == {}
+    with caplog.at_level(logging.WARNING):
+        RunRecord(records, "tiny", {}).uses(["tokens/t"])
+    assert "tiny.json cannot be read" in caplog.text
+    assert records.used() == {"tiny": ["tokens/t"]}
+    records.forget("tiny")
+    assert records.names() == []
+
+
+def test_a_record_is_replaced_whole(records: ExperimentRecords, tmp_path: Path):
+    records.write("a.b-c", {"artifacts": ["x/y"]})
+    assert [file.name for file in (tmp_path / "experiments").iterdir()] == ["a.b-c.json"]
+    assert json.loads((tmp_path / "experiments" / "a.b-c.json").read_text()) == {"artifacts": ["x/y"]}
