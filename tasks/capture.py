@@ -47,7 +47,7 @@ def capture(
     seen = _Rows(tokens.size)
     step = max(1, TOKENS_PER_PASS // tokens.shape[1])
     hooks: list[Any] = [(name, seen.hook(name)) for name in names]
-    with torch.inference_mode(), native_attention(bridge), bridge.hooks(fwd_hooks=hooks):
+    with torch.inference_mode(), bridge.hooks(fwd_hooks=hooks), native_modules(bridge):
         for start in range(0, len(tokens), step):
             batch = torch.from_numpy(tokens[start : start + step].astype(np.int64)).to(bridge.cfg.device)
             seen.expect(names, start * tokens.shape[1], batch.numel())
@@ -96,31 +96,37 @@ class _Rows:
 
 
 @contextlib.contextmanager
-def native_attention(bridge: TransformerBridge) -> Iterator[None]:
-    """Attention as Hugging Face computes it, by the fused kernel of the hardware.
+def native_modules(bridge: TransformerBridge) -> Iterator[None]:
+    """Attention and norms as Hugging Face computes them, by the fused kernels of the hardware.
 
-    TransformerLens computes attention anew, to show its scores and patterns: for a quarter more time, and for some
-    models (Falcon) not as they do. Here it does not, so hook points of scores, patterns and rotated q and k are not
-    seen, nor those of q, k and v where they are one projection; attn.qkv.hook_out is.
+    TransformerLens computes them anew, to show what is inside: for a fifth more time, and for some models (Falcon) not
+    as they do. Here it does not. So hook points of scores, patterns and rotated q and k are not seen, nor those of q, k
+    and v where they are one projection; attn.qkv.hook_out is. Hook points inside a norm are, if hooked before.
     """
     from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
     from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
+    from transformer_lens.model_bridge.generalized_components.normalization import NormalizationBridge
+
+    def replaced(module: torch.nn.Module) -> bool:
+        if isinstance(module, NormalizationBridge):
+            return not (module.hook_scale.fwd_hooks or module.hook_normalized.fwd_hooks)
+        return isinstance(module, AttentionBridge)
 
     model: Any = bridge.original_model
-    attentions: list[Any] = [module for module in bridge.modules() if isinstance(module, AttentionBridge)]
+    components: list[Any] = [module for module in bridge.modules() if replaced(module)]
     with contextlib.ExitStack() as undo:
-        # Some adapters of TransformerLens switch to the slow implementation, for the patterns.
+        # Some adapters of TransformerLens switch to the slow attention, for the patterns.
         undo.callback(model.set_attn_implementation, model.config._attn_implementation)
         model.set_attn_implementation(model.get_correct_attn_implementation(None))
-        for attention in attentions:
-            wrapped = attention.original_component
-            if wrapped is None or attention.name is None:
+        for component in components:
+            wrapped = component.original_component
+            if wrapped is None or component.name is None:
                 continue
             # Not by setattr, as a component hands attributes on to the module that it wraps.
-            vars(attention)["forward"] = MethodType(GeneralizedComponent.forward, attention)
-            undo.callback(vars(attention).pop, "forward")
+            vars(component)["forward"] = MethodType(GeneralizedComponent.forward, component)
+            undo.callback(vars(component).pop, "forward")
             # Around a fused projection, the wrapped module has kept its own output projection, without hook points.
-            output: Any = attention._modules.get("o")
+            output: Any = component._modules.get("o")
             if output is not None and wrapped._modules.get(output.name) is output.original_component:
                 undo.callback(setattr, wrapped, output.name, output.original_component)
                 setattr(wrapped, output.name, output)

@@ -26,7 +26,7 @@ from pydantic import BaseModel
 
 from storage.artifacts import ArtifactRef
 from tasks.caching import artifacts, step
-from tasks.capture import native_attention
+from tasks.capture import native_modules
 from tasks.errors import ExperimentError
 from tasks.specs import ModelSpec
 
@@ -313,7 +313,7 @@ def _hook_points(bridge: TransformerBridge, n_layers: int) -> dict[str, int]:
         return hook
 
     hooks: list[Any] = [(name, note(name)) for name in _usable_hooks(bridge)]
-    with torch.inference_mode(), native_attention(bridge), bridge.hooks(fwd_hooks=hooks):
+    with torch.inference_mode(), bridge.hooks(fwd_hooks=hooks), native_modules(bridge):
         bridge(torch.zeros((batch, positions), dtype=torch.long), return_type=None, use_cache=False)
     order = {name: place for place, name in enumerate(seen)}
     layers: dict[tuple[str, int], list[str]] = {}

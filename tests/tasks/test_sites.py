@@ -194,8 +194,11 @@ NOT_A_SUM = {"bert", "openai-gpt"}
 
 class Case(NamedTuple):
     description: ModelDescription
-    captured: dict[str, Tensor]
+    everything: dict[str, Tensor]
     """All hook points that the description lists, from one pass."""
+
+    sites: dict[str, Tensor]
+    """The sites of all layers, from another."""
 
     states: tuple[Tensor, ...]
     """The hidden states that Hugging Face gives."""
@@ -213,7 +216,8 @@ def case(name: str) -> Case:
     states, modules = independent(copy.deepcopy(model))
     bridge = build_bridge_from_module(model, type(model).__name__, hf_config=model.config)
     listed = [hook_point for layer in range(description.n_layers) for hook_point in description.layer(layer)]
-    return Case(description, capture(bridge, TOKENS, listed), states, modules)
+    sites = [hook_point for hook_point in listed if hook_point.split(".", 2)[2] in SITES]
+    return Case(description, capture(bridge, TOKENS, listed), capture(bridge, TOKENS, sites), states, modules)
 
 
 def located(name: str) -> LocatedModel:
@@ -273,10 +277,12 @@ every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
 
 @every_architecture
 def test_every_listed_hook_point_is_captured_in_one_pass_at_its_width(name: str):
-    description, captured, _, _ = case(name)
+    description, everything, sites, _, _ = case(name)
     for layer in range(description.n_layers):
         for hook_point, width in description.layer(layer).items():
-            assert captured[hook_point].shape == (TOKENS.size, width), hook_point
+            assert everything[hook_point].shape == (TOKENS.size, width), hook_point
+    for hook_point, rows in sites.items():
+        assert_equal(everything[hook_point], rows)
 
 
 @every_architecture
@@ -292,26 +298,26 @@ def test_a_layer_offers_the_sites_that_it_has_and_no_others(name: str):
 
 @every_architecture
 def test_a_site_is_what_goes_through_the_module_of_the_model(name: str):
-    description, captured, _, modules = case(name)
+    description, _, sites, _, modules = case(name)
     for layer in range(description.n_layers):
         for site, place in wanted(name, layer).items():
             if place:
-                assert_equal(captured[f"blocks.{layer}.{site}"], modules[f"{layer} {place}"])
+                assert_equal(sites[f"blocks.{layer}.{site}"], modules[f"{layer} {place}"])
 
 
 @every_architecture
 def test_the_residual_stream_is_the_hidden_states_of_the_model(name: str):
-    description, captured, states, _ = case(name)
+    description, _, sites, states, _ = case(name)
     first = 1 if name == "mamba" else 0  # the others begin with the embeddings
     for layer in range(first, description.n_layers):
-        assert_equal(captured[f"blocks.{layer}.hook_resid_pre"], states[layer - first])
+        assert_equal(sites[f"blocks.{layer}.hook_resid_pre"], states[layer - first])
 
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES.keys() - NOT_A_SUM))
 def test_attention_and_mlp_add_up_to_the_residual_stream(name: str):
-    description, captured, _, _ = case(name)
+    description, _, sites, _, _ = case(name)
     for layer in range(description.n_layers):
-        pre, _, attention, middle, _, mlp, post = (captured.get(f"blocks.{layer}.{site}") for site in SITES)
+        pre, _, attention, middle, _, mlp, post = (sites.get(f"blocks.{layer}.{site}") for site in SITES)
         if middle is not None and attention is not None:
             assert_equal(middle, pre + attention)
         if middle is not None and mlp is not None:
