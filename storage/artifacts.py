@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from storage.durable import flush_files, write_whole
+from storage.durable import TEMPORARY, flush_files, write_whole
 from storage.errors import DamagedArtifact, StorageError
 from storage.locations import LocalDirectory, Location, is_remote, local_path
 from storage.locks import Locks
@@ -195,6 +195,8 @@ class ArtifactStore:
                 shutil.rmtree(partial)
             partial.mkdir(parents=True, exist_ok=True)
             (partial / MANIFEST).unlink(missing_ok=True)
+            for stray in list(partial.rglob(f"*{TEMPORARY}")):  # of a process that was killed while it wrote
+                stray.unlink()
 
             place = LocalDirectory(partial)
             manifest = fill(

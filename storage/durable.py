@@ -25,7 +25,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
     Raises OutOfSpace, and leaves no temporary file behind, when the disk is full.
     """
-    with _flushed(path, path.with_name(path.name + TEMPORARY), data) as temporary:
+    with _flushed(path, data) as temporary:
         temporary.replace(path)
     _flush(path.parent)
 
@@ -45,9 +45,11 @@ def write_new(path: Path, data: bytes) -> bool:
 
 
 @contextmanager
-def _flushed(path: Path, temporary: Path, data: bytes) -> Iterator[Path]:
-    """`temporary`, holding on the disk the `data` that is meant for `path`; it is gone at the end."""
+def _flushed(path: Path, data: bytes) -> Iterator[Path]:
+    """A temporary file that holds, on the disk, the `data` that is meant for `path`; it is gone at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Named by process: two may be about to write the same file.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
     try:
         with naming_a_full_disk(path, len(data)), temporary.open("wb") as file:
             file.write(data)

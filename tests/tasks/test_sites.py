@@ -240,7 +240,11 @@ def random_model(name: str) -> Any:
 
 
 def independent(model: Any) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    """Hidden states, and inputs and outputs of all modules of all layers, by hooks of PyTorch alone."""
+    """Hidden states, and inputs and outputs of all modules of all layers, by hooks of PyTorch alone.
+
+    Attention is the one that its formula spells out, and not the fused kernel.
+    """
+    model.set_attn_implementation("eager")
     n_layers = model.config.get_text_config().num_hidden_layers
     layers = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == n_layers)
     seen: dict[str, Tensor] = {}
@@ -277,12 +281,12 @@ every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
 
 @every_architecture
 def test_every_listed_hook_point_is_captured_in_one_pass_at_its_width(name: str):
-    description, everything, sites, _, _ = case(name)
-    for layer in range(description.n_layers):
-        for hook_point, width in description.layer(layer).items():
-            assert everything[hook_point].shape == (TOKENS.size, width), hook_point
-    for hook_point, rows in sites.items():
-        assert_equal(everything[hook_point], rows)
+    model = case(name)
+    for layer in range(model.description.n_layers):
+        for hook_point, width in model.description.layer(layer).items():
+            assert model.everything[hook_point].shape == (TOKENS.size, width), hook_point
+    for hook_point, rows in model.sites.items():
+        assert_equal(model.everything[hook_point], rows)
 
 
 @every_architecture
@@ -298,26 +302,26 @@ def test_a_layer_offers_the_sites_that_it_has_and_no_others(name: str):
 
 @every_architecture
 def test_a_site_is_what_goes_through_the_module_of_the_model(name: str):
-    description, _, sites, _, modules = case(name)
-    for layer in range(description.n_layers):
+    model = case(name)
+    for layer in range(model.description.n_layers):
         for site, place in wanted(name, layer).items():
             if place:
-                assert_equal(sites[f"blocks.{layer}.{site}"], modules[f"{layer} {place}"])
+                assert_equal(model.sites[f"blocks.{layer}.{site}"], model.modules[f"{layer} {place}"])
 
 
 @every_architecture
 def test_the_residual_stream_is_the_hidden_states_of_the_model(name: str):
-    description, _, sites, states, _ = case(name)
+    model = case(name)
     first = 1 if name == "mamba" else 0  # the others begin with the embeddings
-    for layer in range(first, description.n_layers):
-        assert_equal(sites[f"blocks.{layer}.hook_resid_pre"], states[layer - first])
+    for layer in range(first, model.description.n_layers):
+        assert_equal(model.sites[f"blocks.{layer}.hook_resid_pre"], model.states[layer - first])
 
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES.keys() - NOT_A_SUM))
 def test_attention_and_mlp_add_up_to_the_residual_stream(name: str):
-    description, _, sites, _, _ = case(name)
-    for layer in range(description.n_layers):
-        pre, _, attention, middle, _, mlp, post = (sites.get(f"blocks.{layer}.{site}") for site in SITES)
+    model = case(name)
+    for layer in range(model.description.n_layers):
+        pre, _, attention, middle, _, mlp, post = (model.sites.get(f"blocks.{layer}.{site}") for site in SITES)
         if middle is not None and attention is not None:
             assert_equal(middle, pre + attention)
         if middle is not None and mlp is not None:
