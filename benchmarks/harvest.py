@@ -37,6 +37,7 @@ from torch import Tensor
 
 import tasks.harvest
 from storage.activations import ActivationStore
+from storage.artifacts import ArtifactRef
 from tasks import corpus, language_model
 from tasks.caching import artifacts
 from tasks.capture import TOKENS_PER_PASS
@@ -66,6 +67,7 @@ class Saeflow:
         self.load = cache(self._timed("load", tasks.harvest.load))
 
     def __call__(self) -> tuple[float, Tensor]:
+        forget(self.inputs)
         self.seconds = dict.fromkeys(("load", "capture", "fill", "build"), 0.0)
         with ExitStack() as patches:
             patches.enter_context(patch.object(tasks.harvest, "load", self.load))
@@ -77,7 +79,6 @@ class Saeflow:
         stores = [ActivationStore.open(artifacts().path(found) / split) for split in SPLITS]
         rows = torch.tensor([float(store.n_rows) for store in stores])
         mean = rows / rows.sum() @ torch.stack([store.statistics(HOOK_POINT).mean for store in stores])
-        artifacts().remove(found)
         return self.seconds["build"] - self.seconds["load"], mean
 
     def shares(self) -> dict[str, float]:
@@ -159,6 +160,12 @@ def harvest_inputs(tokens: int, dtype: str) -> dict[str, Any]:
     }
 
 
+def forget(inputs: dict[str, Any]) -> None:
+    """Remove what an earlier harvest of the same inputs made, whole or not."""
+    key = tasks.harvest.harvest.key(inputs)
+    artifacts().remove(ArtifactRef(kind=tasks.harvest.harvest.kind, key=key, digest=""))
+
+
 def compare_speed(home: Path, tokens: int, dtype: str, rounds: int, only: list[str]) -> dict[str, Any]:
     inputs = harvest_inputs(tokens, dtype)
     weights = artifacts().path(inputs["model"]) / "weights"
@@ -213,7 +220,9 @@ def compare_memory(tokens: int, dtype: str) -> dict[str, Any]:
 
 
 def peak_of(tokens: int, dtype: str) -> dict[str, Any]:
-    artifacts().remove(tasks.harvest.harvest.build(**harvest_inputs(tokens, dtype)))
+    inputs = harvest_inputs(tokens, dtype)
+    forget(inputs)
+    tasks.harvest.harvest.build(**inputs)
     # Not getrusage: its maximum begins with what the parent process had.
     kilobytes = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
     assert kilobytes is not None

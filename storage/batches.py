@@ -57,9 +57,11 @@ class BatchStream:
 class ActivationDataset(IterableDataset[Tensor]):
     """One epoch of shuffled batches [batch_size, d], float32; `epoch` may be set between two of them.
 
-        DataLoader(ActivationDataset(path, "blocks.3.hook_resid_post", 1024, seed=0), batch_size=None, num_workers=2)
+        dataset = ActivationDataset(path, "blocks.3.hook_resid_post", 1024, seed=0)
+        DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context="forkserver")
 
-    Each worker of a DataLoader, and each of `world` ranks, reads rows of its own.
+    Each worker of a DataLoader, and each of `world` ranks, reads rows of its own. Workers must not be forked: the
+    threads that Zarr reads with do not survive that.
     """
 
     def __init__(

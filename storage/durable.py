@@ -35,7 +35,7 @@ def write_new(path: Path, data: bytes) -> bool:
 
     Any number of threads and processes may try at once: one of them gets True.
     """
-    with _flushed(path, path.with_name(f"{path.name}.{os.getpid()}-{get_ident()}{TEMPORARY}"), data) as temporary:
+    with _flushed(path, data) as temporary:
         try:
             path.hardlink_to(temporary)  # unlike a rename, it never replaces
         except FileExistsError:
@@ -48,8 +48,8 @@ def write_new(path: Path, data: bytes) -> bool:
 def _flushed(path: Path, data: bytes) -> Iterator[Path]:
     """A temporary file that holds, on the disk, the `data` that is meant for `path`; it is gone at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Named by process: two may be about to write the same file.
-    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
+    # Named by process and thread: two may be about to write the same file.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{get_ident()}{TEMPORARY}")
     try:
         with naming_a_full_disk(path, len(data)), temporary.open("wb") as file:
             file.write(data)

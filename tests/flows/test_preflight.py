@@ -46,7 +46,7 @@ def test_threads_do_not_depend_on_what_is_left_to_do(tiny_yaml: Path):
     first = prepare(config)
     tokenize.build(model=first.model, corpus=first.corpus)
     assert prepare(config).compute == first.compute
-    assert prepare(config).workers * prepare(config).compute.threads <= prepare(config).compute_all.threads
+    assert prepare(config).workers * prepare(config).compute.threads <= prepare(config).compute_harvest.threads
 
 
 @pytest.mark.parametrize(("count", "text"), [(512, "512 bytes"), (2048, "2.0 KiB"), (3 << 40, "3.0 TiB")])

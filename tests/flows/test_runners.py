@@ -1,5 +1,6 @@
 """Whatever runs the tasks side by side, and however many there are, the bytes are the same."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,6 @@ def test_an_address_without_a_cluster_is_refused():
 
 
 def test_a_runner_that_is_not_installed_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(__import__("sys").modules, "prefect_ray", None)
+    monkeypatch.setitem(sys.modules, "prefect_ray.task_runners", None)
     with pytest.raises(ExperimentError, match="pip install"):
         task_runner(ComputeSpec(runner="ray"), 2)

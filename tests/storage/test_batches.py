@@ -36,7 +36,7 @@ def test_a_stream_is_one_epoch_after_another(store):
 def test_a_data_loader_reads_every_row_once_whatever_its_workers(store, workers):
     dataset = ActivationDataset(store.location.uri, HOOK, 5, seed=0)
     loader = DataLoader(
-        dataset, batch_size=None, num_workers=workers, multiprocessing_context="fork" if workers else None
+        dataset, batch_size=None, num_workers=workers, multiprocessing_context="forkserver" if workers else None
     )
     tokens = tokens_of(loader)
     assert len(tokens) == len(set(tokens)) >= 190
