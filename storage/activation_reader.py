@@ -158,7 +158,9 @@ class ActivationReader:
             slots = max(buffer_chunks * self.layout.chunk_rows, batch_size + self.layout.chunk_rows)
             slots = min(slots, sum(chunk.rows for chunk in share) + self.layout.chunk_rows)
             buffer = torch.empty(slots, self.layout.hook_points[hook_point], dtype=self.layout.memory_dtype)
-            with closing(read_ahead(read, share, depth=buffer_chunks // 4, threads=self.threads)) as blocks:
+            with closing(
+                read_ahead(read, share, depth=max(buffer_chunks // 4, self.threads), threads=self.threads)
+            ) as blocks:
                 mixed = mix_rows(
                     blocks,
                     buffer,
@@ -185,7 +187,7 @@ class ActivationReader:
             return read_acts(chunk), row_ids if keep is None else row_ids[self._kept_in(hook_point, keep, chunk)]
 
         def chunks() -> Iterator[tuple[Tensor, RowIds]]:
-            with closing(read_ahead(read, self.chunks(), depth=2, threads=self.threads)) as blocks:
+            with closing(read_ahead(read, self.chunks(), depth=max(2, self.threads), threads=self.threads)) as blocks:
                 for acts, row_ids in blocks:
                     yield acts.float(), row_ids
 

@@ -54,7 +54,6 @@ class RemoteArtifactStore:
 
     def check_writable(self) -> None:
         """Write a file, see that a second writer is refused, and delete it."""
-        self._local.check_writable()
         name = f"locks/writable-{os.urandom(8).hex()}"
         self.home_location.commit_new(name, b"{}")
         second = self.home_location.commit_new(name, b"{}")
@@ -64,6 +63,7 @@ class RemoteArtifactStore:
                 f"{self.uri} ignores the condition of a conditional write, so two runs could not share it. Use a store "
                 "that knows `If-None-Match`, or a local --home."
             )
+        self._local.check_writable()  # last: a home that is misspelt leaves no cache
 
     def location(self, ref: ArtifactRef) -> ObjectLocation:
         return self._place(ref.kind, ref.key)
