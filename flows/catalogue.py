@@ -1,8 +1,6 @@
 """All that a home holds, looked up once: artifacts, builds that did not end, and the experiments that used them."""
 
-import logging
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from flows.command import AnyStore
@@ -28,8 +26,11 @@ class Catalogue:
     @classmethod
     def of(cls, store: AnyStore, forget: Collection[str] = ()) -> "Catalogue":
         """The home of `store`, as if the experiments `forget` had no record. Raises StorageError."""
-        with _left_out() as damaged:
-            manifests: dict[str, Manifest] = {str(ref): manifest for ref, manifest in store.list()}
+        unreadable: list[DamagedArtifact] = []
+        manifests: dict[str, Manifest] = {
+            str(ref): manifest for ref, manifest in store.list(unreadable=unreadable.append)
+        }
+        damaged = {f"{damage.kind}/{damage.key}": damage for damage in unreadable}
         unfinished = {str(build): build for build in store.unfinished()}
         named = ExperimentRecords(store.home_location).used(forget)
         used = {experiment: {*names, *reachable(names, manifests)} for experiment, names in named.items()}
@@ -51,23 +52,3 @@ class Catalogue:
     def experiments(self, name: str) -> list[str]:
         """The experiments that used an artifact."""
         return [experiment for experiment, names in self.used.items() if name in names]
-
-
-@contextmanager
-def _left_out() -> Iterator[dict[str, DamagedArtifact]]:
-    """Collect the artifacts that `ArtifactStore.list` leaves out, because it cannot read their manifest, and logs."""
-    found: dict[str, DamagedArtifact] = {}
-
-    def collect(record: logging.LogRecord) -> bool:
-        damage = record.args[0] if isinstance(record.args, tuple) and record.args else None
-        if not isinstance(damage, DamagedArtifact):
-            return True
-        found[f"{damage.kind}/{damage.key}"] = damage
-        return False
-
-    logger = logging.getLogger("saeflow.storage")
-    logger.addFilter(collect)
-    try:
-        yield found
-    finally:
-        logger.removeFilter(collect)

@@ -14,6 +14,7 @@ from rich.table import Table
 from flows import activation_commands, artifact_commands
 from flows.command import Experiment, Home, Overrides, home_uri, prepare_environment, stdout_kept_for_the_result
 from flows.parameters import ExperimentConfig, load_config, presets
+from flows.wording import size
 from storage.errors import StorageError
 from tasks.errors import ExperimentError
 
@@ -144,7 +145,6 @@ def print_hook_points(config: ExperimentConfig) -> None:
 def print_plan(config: ExperimentConfig) -> None:
     with stdout_kept_for_the_result():
         from flows.experiment import look_up, ready, stages
-        from flows.preflight import size
 
         prepared = ready(config)
         plan = stages(prepared, look_up)

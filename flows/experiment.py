@@ -13,9 +13,10 @@ from prefect.futures import PrefectFuture
 
 from flows.experiment_records import ExperimentRecords, RunRecord
 from flows.parameters import ExperimentConfig
-from flows.preflight import Prepared, prepare, size
+from flows.preflight import Prepared, prepare
 from flows.runners import task_runner
 from flows.server import one_server
+from flows.wording import size
 from storage.artifacts import ArtifactRef, DamagedArtifact
 from tasks.baselines import fit_baseline
 from tasks.caching import Step, artifacts

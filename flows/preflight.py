@@ -138,15 +138,6 @@ def bytes_needed(config: ExperimentConfig, model: ModelDescription) -> dict[str,
     }
 
 
-def size(count: float) -> str:
-    """Bytes for people: 1.4 GiB."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:,.1f} TiB"
-
-
 def _rows(config: ExperimentConfig) -> tuple[int, int]:
     length = config.corpus.context_length
     return (

@@ -13,8 +13,7 @@ from storage.artifacts import ArtifactRef
 from storage.errors import DamagedArtifact
 from storage.lineage import short
 from storage.questions import explain, nearest
-from tasks.caching import _split as split_inputs
-from tasks.caching import artifacts
+from tasks.caching import artifacts, split_inputs
 from tasks.errors import ExperimentError
 
 NOT_MADE = ""

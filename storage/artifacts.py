@@ -44,6 +44,10 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 Make = Callable[[Any], dict[str, Any] | Filled | None]
 
 
+def warn(damage: DamagedArtifact) -> None:
+    logger.warning("%s", damage)
+
+
 class ArtifactRef(BaseModel):
     """All that tasks exchange: which artifact, and which bytes it had."""
 
@@ -281,8 +285,13 @@ class ArtifactStore:
             if not final.exists():
                 self._locks.drop(kind, key)
 
-    def list(self, kind: str = "*") -> Iterator[tuple[ArtifactRef, dict[str, Any]]]:
-        """Every artifact, of one kind or of all, with its manifest, in order; what is unreadable is left out."""
+    def list(
+        self, kind: str = "*", unreadable: Callable[[DamagedArtifact], None] = warn
+    ) -> Iterator[tuple[ArtifactRef, dict[str, Any]]]:
+        """Every artifact, of one kind or of all, with its manifest, in order.
+
+        One whose manifest cannot be read is left out, and `unreadable` is told; by default it is logged.
+        """
         for directory in sorted(self.home.glob(f"{kind}/*")):
             kind, key = directory.parent.name, directory.name
             # Locks and Prefect's records are files; `.partial` has a dot.
@@ -291,7 +300,7 @@ class ArtifactStore:
             try:
                 manifest = read_manifest(directory, kind, key)
             except ValueError as error:
-                logger.warning("%s", DamagedArtifact(kind, key, [f"{MANIFEST} {error}"]))
+                unreadable(DamagedArtifact(kind, key, [f"{MANIFEST} {error}"]))
                 continue
             yield ArtifactRef(kind=kind, key=key, digest=manifest["digest"]), manifest
 

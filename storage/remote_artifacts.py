@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from storage.artifacts import ArtifactRef, ArtifactStore, Make, Unfinished, fill, folder_of, is_name, lines
+from storage.artifacts import ArtifactRef, ArtifactStore, Make, Unfinished, fill, folder_of, is_name, lines, warn
 from storage.durable import flush_files, naming_a_full_disk
 from storage.errors import DamagedArtifact, StorageError
 from storage.leases import Lease, Leases, LeaseTimes
@@ -174,13 +174,15 @@ class RemoteArtifactStore:
                 place.remove_all(place.names())
             self._local.discard(kind, key)
 
-    def list(self, kind: str = "*") -> Iterator[tuple[ArtifactRef, dict[str, Any]]]:
+    def list(
+        self, kind: str = "*", unreadable: Callable[[DamagedArtifact], None] = warn
+    ) -> Iterator[tuple[ArtifactRef, dict[str, Any]]]:
         def read(name: tuple[str, str]) -> dict[str, Any] | None:
             try:
                 return read_manifest(self._place(*name), *name)
             except ValueError as error:
                 if self._place(*name).exists(MANIFEST):
-                    logger.warning("%s", DamagedArtifact(*name, [f"{MANIFEST} {error}"]))
+                    unreadable(DamagedArtifact(*name, [f"{MANIFEST} {error}"]))
                 return None
 
         for manifest in at_once(read, self._folders(kind)):

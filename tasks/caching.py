@@ -83,7 +83,7 @@ class Step(Generic[P]):
         return _import_step, (self.make.__module__, self.make.__name__)
 
     def key(self, inputs: Mapping[str, Any]) -> str:
-        spec, digests = _split(inputs)
+        spec, digests = split_inputs(inputs)
         return content_key(self.kind, self.code_version, spec, {name: ref.digest for name, ref in digests.items()})
 
     def find(self, **inputs: Any) -> ArtifactRef | None:
@@ -96,7 +96,7 @@ class Step(Generic[P]):
 
     def build(self, **inputs: Any) -> ArtifactRef:
         """Find or make the artifact of these inputs, in this process and without Prefect."""
-        spec, references = _split(inputs)
+        spec, references = split_inputs(inputs)
         try:
             return artifacts().build(
                 self.kind,
@@ -158,7 +158,7 @@ class VerifiedRefSerializer(JSONSerializer[Any]):
         return reference
 
 
-def _split(inputs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, ArtifactRef]]:
+def split_inputs(inputs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, ArtifactRef]]:
     """Inputs as (specs in canonical JSON, references by name); a tuple of references becomes name.0, name.1, …"""
     spec: dict[str, Any] = {}
     references: dict[str, ArtifactRef] = {}

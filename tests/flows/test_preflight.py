@@ -4,7 +4,7 @@ import pytest
 
 from flows.experiment import ready
 from flows.parameters import load_config
-from flows.preflight import prepare, size
+from flows.preflight import prepare
 from tasks.caching import artifacts
 from tasks.corpus import tokenize
 from tasks.errors import ExperimentError
@@ -47,8 +47,3 @@ def test_threads_do_not_depend_on_what_is_left_to_do(tiny_yaml: Path):
     tokenize.build(model=first.model, corpus=first.corpus)
     assert prepare(config).compute == first.compute
     assert prepare(config).workers * prepare(config).compute.threads <= prepare(config).compute_harvest.threads
-
-
-@pytest.mark.parametrize(("count", "text"), [(512, "512 bytes"), (2048, "2.0 KiB"), (3 << 40, "3.0 TiB")])
-def test_sizes_are_written_for_people(count: int, text: str):
-    assert size(count) == text

@@ -162,11 +162,12 @@ def test_what_is_not_a_complete_store_is_not_read(tmp_path):
         writer.seal()
 
 
-def test_another_format_version_is_named(tmp_path):
+@pytest.mark.parametrize("version", [1, 7])
+def test_another_format_version_is_named(tmp_path, version: int):
     write(tmp_path, small_layout())
-    content = small_layout().model_dump() | {"format_version": 7}
+    content = small_layout().model_dump() | {"format_version": version}
     (tmp_path / "manifest.json").write_bytes(pack_readable_record(content))
-    with pytest.raises(StorageError, match="format version 7"):
+    with pytest.raises(StorageError, match=f"format version {version}"):
         ActivationStore.open(tmp_path)
 
 

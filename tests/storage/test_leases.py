@@ -124,6 +124,9 @@ def test_a_renewal_whose_answer_was_lost_is_no_loss(leases: Leases):
         lease._e_tag = before  # as if the answer had never come
         lease.renew()
         lease.check()
+        there = leases.location.read_tagged("tokens-k.lease")
+        assert there is not None
+        assert lease._e_tag == there.e_tag != before
 
 
 def test_a_lease_can_be_held_for_a_home_at_the_root_of_a_bucket(bucket: str):
