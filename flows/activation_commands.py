@@ -11,6 +11,8 @@ from flows.command import Home, Overrides, open_home, stdout_kept_for_the_result
 from flows.parameters import load_config, presets
 from flows.wording import Paper
 from storage.artifacts import ArtifactRef
+from storage.errors import DamagedChunk
+from storage.locations import remove_file
 from storage.row_filter import RowFilter
 from tasks.errors import ExperimentError
 
@@ -43,9 +45,13 @@ def stats(
         from tasks.activation_statistics import describe
         from tasks.rows import open_store
 
-        opened = open_store(ref, split)
-        keep = RowFilter()
-        found = {name: describe(opened, name, keep) for name in hook_point or opened.layout.hook_points}
+        try:
+            opened = open_store(ref, split)
+            keep = RowFilter()
+            found = {name: describe(opened, name, keep) for name in hook_point or opened.layout.hook_points}
+        except DamagedChunk as error:
+            remove_file(error.file)  # as a step does: without it the next run sees the damage and harvests that part
+            raise
     if as_json:
         print(json.dumps({"activations": str(ref), "split": split, "hook_points": found}))
         return
@@ -65,8 +71,8 @@ def named(typed: str, catalogue: Catalogue) -> ArtifactRef:
 def made_by(source: str, overrides: list[str]) -> ArtifactRef:
     """The activations of an experiment, if they are made."""
     config = load_config(source, overrides)
-    from flows.experiment import look_up, stages
     from flows.preflight import prepare
+    from flows.stages import look_up, stages
     from tasks.harvest import harvest
 
     ref = next(stage.ref for stage in stages(prepare(config), look_up) if stage.job.step is harvest)
@@ -84,6 +90,7 @@ def print_statistics(paper: Paper, hook_point: str, found: dict[str, Any]) -> No
     outliers, sinks, shuffle = found["outliers"], found["sinks"], found["shuffle"]
     paper.say(f"{hook_point}  {found['rows']:,} rows of width {found['width']:,}")
     told = ", ".join(f"{name} {value:.4g}" for name, value in norm.items())
+    paper.say(f"  stored     with {found['lost_variance']:.1e} of the variance lost")
     paper.say(f"  norms      {told}")
     paper.say(
         f"  left out   {left_out['share']:.2%} of the rows: {left_out['first_position']:,} at position 0, "

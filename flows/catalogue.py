@@ -3,9 +3,8 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from flows.command import AnyStore
 from flows.experiment_records import ExperimentRecords
-from storage.artifacts import ArtifactRef, Unfinished
+from storage.artifacts import AnyStore, ArtifactRef, Unfinished
 from storage.errors import DamagedArtifact
 from storage.lineage import Manifest, reachable
 from tasks.references import find_name

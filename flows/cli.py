@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows import activation_commands, artifact_commands
+from flows import activation_commands, artifact_commands, service_commands
 from flows.command import Experiment, Home, Overrides, home_uri, prepare_environment, stdout_kept_for_the_result
-from flows.parameters import ExperimentConfig, load_config, presets
+from flows.parameters import ExperimentConfig, about, load_config, presets
 from flows.wording import size
 from storage.errors import StorageError
 from tasks.errors import ExperimentError
@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 app.add_typer(artifact_commands.app, name="artifacts")
 app.add_typer(activation_commands.app, name="activations")
+for command in (service_commands.up, service_commands.deploy, service_commands.reports):
+    app.command()(command)
 
 
 @app.command()
@@ -69,10 +71,11 @@ def list_presets() -> None:
     """List the experiments that come with saeflow."""
     for name, file in presets().items():
         config = load_config(name)
-        text = file.read_text(encoding="utf-8")
-        about = " ".join(line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
         dictionaries = len(config.dictionaries) + len(config.baselines)
-        print(f"{name}\n  {about}\n  {config.corpus.tokens:,} tokens, {len(config.hook_points)} hook points, ", end="")
+        print(
+            f"{name}\n  {about(file)}\n  {config.corpus.tokens:,} tokens, {len(config.hook_points)} hook points, ",
+            end="",
+        )
         print(f"{dictionaries} dictionaries at each\n  {file}")
 
 
@@ -144,7 +147,8 @@ def print_hook_points(config: ExperimentConfig) -> None:
 
 def print_plan(config: ExperimentConfig) -> None:
     with stdout_kept_for_the_result():
-        from flows.experiment import look_up, ready, stages
+        from flows.room import ready
+        from flows.stages import look_up, stages
 
         prepared = ready(config)
         plan = stages(prepared, look_up)

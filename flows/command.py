@@ -4,17 +4,12 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import Annotated
 
 import typer
 
-from storage.artifacts import ArtifactStore
+from storage.artifacts import AnyStore, ArtifactStore
 from storage.locations import open_location
-
-if TYPE_CHECKING:
-    from storage.remote_artifacts import RemoteArtifactStore
-
-AnyStore: TypeAlias = "ArtifactStore | RemoteArtifactStore"
 
 Experiment = Annotated[str, typer.Argument(metavar="PRESET|FILE.yaml", help="A preset's name or a YAML file.")]
 Overrides = Annotated[

@@ -16,6 +16,7 @@ from tasks.specs import (
     DictionarySpec,
     ModelSpec,
     Spec,
+    StageName,
     StorageSpec,
     TrainingSpec,
 )
@@ -48,6 +49,11 @@ class ExperimentConfig(Spec):
         default=(), description="What the trained dictionaries are compared with, fitted on every hook point."
     )
     compute: ComputeSpec = ComputeSpec()
+    invalidate_from: StageName | None = Field(
+        default=None,
+        description="Make this stage and all after it anew, though they are there. Removes what was made, also where "
+        "other experiments share it; they find the new one.",
+    )
 
     @model_validator(mode="after")
     def _says_each_thing_once(self) -> Self:
@@ -65,6 +71,12 @@ def presets() -> dict[str, Path]:
     """The experiments that come with saeflow, by name."""
     folder = Path(str(files("flows") / "presets"))
     return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def about(file: Path) -> str:
+    """What the comments of a preset say about it."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return " ".join(line.lstrip("# ") for line in lines if line.startswith("#"))
 
 
 def load_config(source: str, overrides: Sequence[str] = ()) -> ExperimentConfig:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from flows.extension import find_base
 from flows.parameters import ExperimentConfig
-from storage.artifacts import ArtifactRef, ArtifactStore
+from flows.wording import size
+from storage.artifacts import AnyStore, ArtifactRef
 from storage.errors import StorageError
-from storage.remote_artifacts import RemoteArtifactStore
 from tasks import corpus, language_model
 from tasks.caching import artifacts
 from tasks.compute import Compute
@@ -59,9 +59,11 @@ def prepare(config: ExperimentConfig) -> Prepared:
     model = prepare_model.build(located=located_model)
     description = language_model.description(model)
     check_shapes(config, description)
+    check_memory(config, description)
     jobs = len(config.hook_points) * (len(config.dictionaries) + len(config.baselines))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = config.compute.workers or max(1, min(cores, jobs))
+    sequential = config.compute.runner == "sequential"
+    workers = 1 if sequential else config.compute.workers or max(1, min(cores, jobs))
     # A function of the configuration and the machine alone, and not of what is left to do: a run that was
     # interrupted must go on with the thread count it had, or its sums would differ in the last bit.
     threads = config.compute.threads or max(1, cores // workers)
@@ -88,7 +90,7 @@ def prepare(config: ExperimentConfig) -> Prepared:
     )
 
 
-def check_writable(home: ArtifactStore | RemoteArtifactStore) -> None:
+def check_writable(home: AnyStore) -> None:
     try:
         home.check_writable()
     except StorageError as error:
@@ -119,6 +121,19 @@ def check_shapes(config: ExperimentConfig, model: ModelDescription) -> None:
         raise ExperimentError(
             f"training.batch_size is {config.training.batch_size}, and corpus.tokens gives only "
             f"{config.corpus.tokens:,} rows."
+        )
+
+
+def check_memory(config: ExperimentConfig, model: ModelDescription) -> None:
+    """While a part of the activations is written the next one is computed, and both hold all hook points."""
+    length = config.corpus.context_length
+    layout = store_layout(model, "", (1,), length, config.hook_points, config.storage, seed=0)
+    needed = 2 * 4 * layout.part_rows * sum(layout.hook_points.values())
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise ExperimentError(
+            f"harvesting {len(config.hook_points)} hook points at once takes {size(needed)} of memory, and this "
+            f"machine has {size(there)}. Name fewer hook_points in one experiment, or lower corpus.context_length."
         )
 
 

@@ -1,11 +1,56 @@
 """What runs the tasks of an experiment side by side: processes of this machine, or a Dask or Ray cluster."""
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+from typing import Any, Self
 
+from prefect.context import FlowRunContext
 from prefect.task_runners import ProcessPoolTaskRunner
 
+from tasks.compute import prepare_child
 from tasks.errors import ExperimentError
 from tasks.specs import ComputeSpec
+
+
+class Crew:
+    """The processes that run the tasks of the flow run under way, `size` at a time."""
+
+    def __init__(self, compute: ComputeSpec, size: int) -> None:
+        """Raises ExperimentError when what `compute.runner` names is not installed."""
+        self.compute, self.size = compute, size
+        self._runner = task_runner(compute, size) if size > 1 else None
+        self._at_work = ExitStack()
+
+    def __enter__(self) -> Self:
+        if self._runner is not None:
+            self._at_work.enter_context(running_on(self._runner))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._at_work.close()
+
+    def renew(self, size: int) -> None:
+        """Go on with new processes, `size` of them: one that is killed takes the whole pool with it."""
+        self._at_work.close()
+        self.size = size
+        self._runner = task_runner(self.compute, size)
+        self._at_work.enter_context(running_on(self._runner))
+
+
+@contextmanager
+def running_on(runner: Any) -> Iterator[None]:
+    """Have the tasks of the flow run under way run on a task runner that its parameters chose.
+
+    Prefect takes the runner from the flow, before it knows any parameter.
+    """
+    context = FlowRunContext.get()
+    if context is None:
+        raise RuntimeError("a task runner works within a flow run")
+    with runner, context.model_copy(update={"task_runner": runner}):
+        yield
 
 
 def task_runner(compute: ComputeSpec, workers: int) -> Any:
@@ -14,10 +59,11 @@ def task_runner(compute: ComputeSpec, workers: int) -> Any:
     Raises:
         ExperimentError: its package is not installed.
     """
+    memory = None if compute.memory_gib is None else int(compute.memory_gib * 2**30)
     try:
         match compute.runner:
-            case "processes":
-                return ProcessPoolTaskRunner(max_workers=workers)
+            case "sequential" | "processes":
+                return ProcessPoolTaskRunner(max_workers=workers, initializer=prepare_child, initargs=(memory,))
             case "dask":
                 from prefect_dask.task_runners import DaskTaskRunner
 
@@ -25,7 +71,7 @@ def task_runner(compute: ComputeSpec, workers: int) -> Any:
                     return DaskTaskRunner(address=compute.address)
                 # Processes, because torch's settings are those of a process; no dashboard, which wants a fixed port.
                 local = {"n_workers": workers, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
-                return DaskTaskRunner(cluster_kwargs=local)
+                return DaskTaskRunner(cluster_kwargs={**local, "memory_limit": memory or 0})
             case "ray":
                 from prefect_ray.task_runners import RayTaskRunner
 

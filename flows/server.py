@@ -4,11 +4,12 @@ Where no server is configured, Prefect starts a temporary one, and every process
 of CPU time each. So a run starts it here and tells its processes the address.
 """
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 
 @contextmanager
@@ -20,7 +21,11 @@ def one_server() -> Iterator[None]:
     from prefect.server.api.server import SubprocessASGIServer  # two seconds, for runs that need it
 
     server = SubprocessASGIServer()
-    server.start()
+    # Servers share Prefect's database. Two that create or upgrade it at once fail both: one after another.
+    PREFECT_HOME.value().mkdir(parents=True, exist_ok=True)
+    with (PREFECT_HOME.value() / "saeflow-server.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        server.start()
     os.environ["PREFECT_API_URL"] = server.api_url  # for the processes of the pool
     try:
         with temporary_settings({PREFECT_API_URL: server.api_url}):

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from flows.catalogue import Catalogue
-from flows.experiment import Job, stages
 from flows.parameters import ExperimentConfig
 from flows.preflight import prepare
+from flows.stages import Job, stages
 from flows.wording import age, listed, size
 from storage.artifacts import ArtifactRef
 from storage.errors import DamagedArtifact

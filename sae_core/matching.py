@@ -14,7 +14,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 MOST_COSINES = 1 << 28
@@ -82,6 +81,8 @@ def one_to_one(a_nd: Float[Tensor, "n d"], b_md: Float[Tensor, "m d"]) -> Matchi
             f"{len(a_nd)} with {len(b_md)} directions are too many to match one to one: at most {MOST_COSINES} "
             "cosines are kept. Match a subset of the features, or use mmcs"
         )
+    from scipy.optimize import linear_sum_assignment  # more than a second, for processes that match nothing
+
     cosine_nm = (F.normalize(a_nd.detach(), dim=1) @ F.normalize(b_md.detach(), dim=1).T).cpu()
     a_p, b_p = (torch.from_numpy(side) for side in linear_sum_assignment(cosine_nm.numpy(), maximize=True))
     return Matching(a_p, b_p, cosine_nm[a_p, b_p])

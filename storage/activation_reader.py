@@ -19,7 +19,8 @@ from storage.commits import CommitRecord, FileRecord, check_file, commit_name, r
 from storage.errors import DamagedChunk, StorageError
 from storage.layout import FORMAT_VERSION, StoreLayout
 from storage.locations import Location, open_location
-from storage.mixing import mix_rows, read_ahead
+from storage.mixing import mix_rows
+from storage.parallel import read_ahead
 from storage.row_filter import RowFilter
 from storage.seeds import seeded_generator
 from storage.statistics import StoreStatistics, merge_statistics
@@ -184,7 +185,7 @@ class ActivationReader:
 
         def read(chunk: Chunk) -> tuple[Tensor, RowIds]:
             row_ids = read_ids(chunk)
-            return read_acts(chunk), row_ids if keep is None else row_ids[self._kept_in(hook_point, keep, chunk)]
+            return read_acts(chunk), row_ids if keep is None else row_ids[self.is_kept(hook_point, keep, chunk)]
 
         def chunks() -> Iterator[tuple[Tensor, RowIds]]:
             with closing(read_ahead(read, self.chunks(), depth=max(2, self.threads), threads=self.threads)) as blocks:
@@ -206,7 +207,7 @@ class ActivationReader:
         self._find_kept(hook_point, keep)
 
         def read(chunk: Chunk) -> Tensor:
-            acts, kept = arrays.read_acts(chunk.index, chunk.rows), self._kept_in(hook_point, keep, chunk)
+            acts, kept = arrays.read_acts(chunk.index, chunk.rows), self.is_kept(hook_point, keep, chunk)
             return acts if kept.all() else acts[torch.from_numpy(kept)]
 
         return read
@@ -234,8 +235,7 @@ class ActivationReader:
         """Kept rows of each of `chunks()`."""
         if keep is None:
             return [chunk.rows for chunk in self.chunks()]
-        self._find_kept(hook_point, keep)
-        return [int(self._kept_in(hook_point, keep, chunk).sum()) for chunk in self.chunks()]
+        return [int(self.is_kept(hook_point, keep, chunk).sum()) for chunk in self.chunks()]
 
     def count_left_out(self, hook_point: str, keep: RowFilter) -> Mapping[str, int]:
         """What becomes of the rows, {first_position, norm, kept}: numbers that add up to `n_rows`."""
@@ -256,9 +256,17 @@ class ActivationReader:
         """
         layout = read_layout(self.location)
         for commit in _read_records(self.location, layout).values():
-            for name, expected in commit.files.items():
-                check_file(self._data, name, expected, hook_point_of(name), commit.part)
-                on_bytes(expected.size)
+            self.verify_part(commit, on_bytes)
+
+    def verify_part(self, commit: CommitRecord, on_bytes: Callable[[int], None] = lambda size: None) -> None:
+        """The same for the files of one part."""
+
+        def read(name: str) -> int:
+            check_file(self._data, name, commit.files[name], hook_point_of(name), commit.part)
+            return commit.files[name].size
+
+        for size in read_ahead(read, commit.files, depth=self.threads, threads=self.threads):
+            on_bytes(size)
 
     def _arrays_of(self, hook_point: str) -> HookArrays:
         if hook_point not in self._arrays:
@@ -269,7 +277,9 @@ class ActivationReader:
             )
         return self._arrays[hook_point]
 
-    def _kept_in(self, hook_point: str, keep: RowFilter, chunk: Chunk) -> Bool[Array, " rows"]:
+    def is_kept(self, hook_point: str, keep: RowFilter, chunk: Chunk) -> Bool[Array, " rows"]:
+        """Which rows of a chunk the filter keeps. The first call looks at all chunks."""
+        self._find_kept(hook_point, keep)
         return np.unpackbits(self._kept[hook_point, keep][chunk.index], count=chunk.rows).astype(bool)
 
     def _find_kept(self, hook_point: str, keep: RowFilter) -> None:

@@ -78,6 +78,8 @@ class ActivationStore(ActivationReader):
     def adopt(self, base: ActivationReader) -> None:
         """Take over the parts of a store that this one extends; locally they become links to the same files.
 
+        A part that is damaged there stays missing here.
+
         Raises StorageError when `base` is not the beginning of this store.
         """
         if not self.layout.extends(base.layout):
@@ -86,6 +88,12 @@ class ActivationStore(ActivationReader):
             if part in self._commits:
                 continue
             commit = base.commit(part)
+            try:
+                # Else damage would come back with every repair. It costs one read: a part that was taken over is kept.
+                base.verify_part(commit)
+            except DamagedChunk as damage:
+                logger.warning("part %d is written anew: %s %s", part, damage.file, damage.problem)
+                continue
             self._data.copy_from(base.location.child(DATA), list(commit.files))
             self._data.sync(commit.files)
             self._commit(commit)

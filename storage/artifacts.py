@@ -16,13 +16,14 @@ import os
 import re
 import shutil
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from stat import S_ISREG
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("saeflow.storage")
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+AnyStore: TypeAlias = "ArtifactStore | RemoteArtifactStore"
 
 # Fills a directory, or, when streamed, a Location.
 Make = Callable[[Any], dict[str, Any] | Filled | None]
@@ -93,7 +96,41 @@ def content_key(kind: str, code_version: str, spec: Mapping[str, Any], inputs: M
         raise StorageError(f"the spec of a {kind} cannot be a key, it is not plain JSON: {error}") from error
 
 
-class ArtifactStore:
+class Artifacts(ABC):
+    """What a home on this machine and one in an object store do alike."""
+
+    @abstractmethod
+    def location(self, ref: ArtifactRef) -> Location:
+        """Where the files of an artifact are: for what is read piece by piece."""
+
+    @abstractmethod
+    def find(self, kind: str, key: str) -> ArtifactRef | None:
+        """The artifact if it is there and whole, None if it is not there. Raises DamagedArtifact."""
+
+    def check(self, ref: ArtifactRef, on_bytes: Callable[[int], None]) -> dict[str, str]:
+        """Read every byte of an artifact, however large: {file: problem}, empty when it is whole.
+
+        `on_bytes` is told after each file how many bytes were read.
+        """
+        return find_damage(self.location(ref), ref.kind, ref.key, on_bytes)
+
+    def verify(self, ref: ArtifactRef) -> None:
+        """Raise DamagedArtifact unless exactly the artifact `ref` is there, whole."""
+        found = self.find(ref.kind, ref.key)
+        if found is None:
+            raise DamagedArtifact(ref.kind, ref.key, [f"{self.location(ref)} is missing"])
+        if found != ref:
+            raise DamagedArtifact(ref.kind, ref.key, [f"its digest is no longer {ref.digest}"])
+
+    def manifest(self, ref: ArtifactRef) -> dict[str, Any]:
+        """The manifest as a dict. Raises DamagedArtifact when it cannot be read."""
+        try:
+            return read_manifest(self.location(ref), ref.kind, ref.key)
+        except ValueError as error:
+            raise DamagedArtifact(ref.kind, ref.key, [f"{MANIFEST} {error}"]) from error
+
+
+class ArtifactStore(Artifacts):
     """The artifacts under one home directory."""
 
     streams_to_this_disk = True
@@ -103,7 +140,7 @@ class ArtifactStore:
         self.home = local_path(home)
 
     @staticmethod
-    def from_environment() -> "ArtifactStore | RemoteArtifactStore":
+    def from_environment() -> AnyStore:
         """The store at $SAEFLOW_HOME, or at ./runs."""
         home = os.environ.get("SAEFLOW_HOME") or "runs"
         if is_remote(home):
@@ -145,11 +182,9 @@ class ArtifactStore:
         return self.home / folder_of(kind, key)
 
     def location(self, ref: ArtifactRef) -> Location:
-        """Where the files of an artifact are: for what is read piece by piece."""
         return LocalDirectory(self.path(ref))
 
     def find(self, kind: str, key: str) -> ArtifactRef | None:
-        """The artifact if it is there and whole, None if it is not there. Raises DamagedArtifact."""
         if not self.path(kind, key).is_dir():
             return None
         try:
@@ -200,7 +235,7 @@ class ArtifactStore:
             partial.mkdir(parents=True, exist_ok=True)
             (partial / MANIFEST).unlink(missing_ok=True)
             for stray in list(partial.rglob(f"*{TEMPORARY}")):  # of a process that was killed while it wrote
-                stray.unlink()
+                stray.unlink(missing_ok=True)
 
             place = LocalDirectory(partial)
             manifest = fill(
@@ -219,28 +254,6 @@ class ArtifactStore:
     def problems(self, kind: str, key: str) -> list[str]:
         """What is wrong with an artifact that is there, one line for each file; empty when it is whole."""
         return lines(find_damage(self.path(kind, key), kind, key))
-
-    def check(self, ref: ArtifactRef, on_bytes: Callable[[int], None]) -> dict[str, str]:
-        """Read every byte of an artifact, however large: {file: problem}, empty when it is whole.
-
-        `on_bytes` is told after each file how many bytes were read.
-        """
-        return find_damage(self.path(ref), ref.kind, ref.key, on_bytes)
-
-    def verify(self, ref: ArtifactRef) -> None:
-        """Raise DamagedArtifact unless exactly the artifact `ref` is there, whole."""
-        if not self.path(ref).is_dir():
-            raise DamagedArtifact(ref.kind, ref.key, [f"{self.path(ref)} is missing"])
-        found = self.find(ref.kind, ref.key)
-        if found != ref:
-            raise DamagedArtifact(ref.kind, ref.key, [f"its digest is no longer {ref.digest}"])
-
-    def manifest(self, ref: ArtifactRef) -> dict[str, Any]:
-        """The manifest as a dict. Raises DamagedArtifact when it cannot be read."""
-        try:
-            return read_manifest(self.path(ref), ref.kind, ref.key)
-        except ValueError as error:
-            raise DamagedArtifact(ref.kind, ref.key, [f"{MANIFEST} {error}"]) from error
 
     def remove(self, ref: ArtifactRef) -> None:
         """Delete an artifact, and what a killed build left of it."""
@@ -302,7 +315,7 @@ class ArtifactStore:
             except ValueError as error:
                 unreadable(DamagedArtifact(kind, key, [f"{MANIFEST} {error}"]))
                 continue
-            yield ArtifactRef(kind=kind, key=key, digest=manifest["digest"]), manifest
+            yield ref_of(manifest), manifest
 
     def _publish(self, partial: Path, final: Path) -> ArtifactRef:
         """Give a whole build its name."""
@@ -314,8 +327,7 @@ class ArtifactStore:
         return self._ref(kind, key)
 
     def _ref(self, kind: str, key: str) -> ArtifactRef:
-        manifest = read_manifest(self.path(kind, key), kind, key)
-        return ArtifactRef(kind=kind, key=key, digest=manifest["digest"])
+        return ref_of(read_manifest(self.path(kind, key), kind, key))
 
     @property
     def _locks(self) -> Locks:
@@ -374,6 +386,11 @@ def _take_apart(final: Path, partial: Path, damage: dict[str, str]) -> None:
     for name in damage:
         (final / name).unlink(missing_ok=True)
     os.replace(final, partial)
+
+
+def ref_of(manifest: Mapping[str, Any]) -> ArtifactRef:
+    """The artifact that a manifest is of."""
+    return ArtifactRef(kind=manifest["kind"], key=manifest["key"], digest=manifest["digest"])
 
 
 def lines(damage: dict[str, str]) -> list[str]:

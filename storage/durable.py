@@ -18,6 +18,7 @@ from storage.errors import OutOfSpace
 TEMPORARY = ".partial"
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -33,13 +34,21 @@ def write_whole(path: Path, data: bytes) -> None:
 def write_new(path: Path, data: bytes) -> bool:
     """The same, but only if there is no file at `path`: False, and nothing is changed, if there is one.
 
-    Any number of threads and processes may try at once: one of them gets True.
+    Any number of threads and processes may try at once: one of them gets True. Only on a file system without hard
+    links (exFAT, some network shares) can it be several, of which the last replaces what the others wrote.
     """
     with _flushed(path, data) as temporary:
         try:
             path.hardlink_to(temporary)  # unlike a rename, it never replaces
         except FileExistsError:
             return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            # Two writers of a part write the same bytes, and all else has one writer at a time.
+            if path.exists():
+                return False
+            temporary.replace(path)
     _flush(path.parent)
     return True
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from storage.errors import StorageError
-from storage.object_storage import ObjectLocation
+from storage.object_storage import ObjectLocation, Version
 
 logger = logging.getLogger("saeflow.storage")
 
@@ -53,28 +53,29 @@ class Leases:
     def is_held(self, kind: str, key: str) -> bool:
         """Whether a process is at work. Takes some seconds where one is, or was killed at it."""
         name = f"{kind}-{key}.lease"
-        first = self.location.read_tagged(name)
+        first = self.location.read_versioned(name)
         end = time.monotonic() + 2 * self.times.renew
         while first is not None and time.monotonic() < end:
             time.sleep(self.times.poll)
-            now = self.location.read_tagged(name)
-            if now is None or now.e_tag != first.e_tag:
+            now = self.location.read_versioned(name)
+            if now is None or now.version != first.version:
                 return now is not None
         return False
 
     def _acquire(self, name: str, what: str, wait: bool) -> "Lease":
         lease = Lease(self.location, name, what, self.times)
-        seen, since, told = "", 0.0, False
+        seen: Version | None = None
+        since, told = 0.0, False
         while True:
-            found = self.location.read_tagged(name)
+            found = self.location.read_versioned(name)
             if found is None:
                 if lease.take(None):
                     return lease
                 continue
-            if found.e_tag != seen:
+            if found.version != seen:
                 if seen and not wait:
                     raise StorageError(f"another process is at work on {what}. Try again when it is done.")
-                seen, since = found.e_tag, time.monotonic()
+                seen, since = found.version, time.monotonic()
             elif time.monotonic() - since >= self.times.dead and lease.take(seen):
                 logger.warning("took over %s from a process that gives no sign of life", what)
                 return lease
@@ -94,23 +95,23 @@ class Lease:
         self.times = times
         self._nonce = uuid.uuid4().hex
         self._beat = 0
-        self._e_tag: str | None = None
+        self._version: Version | None = None
         self._renewed = 0.0
         self._failed: tuple[float, StorageError | None] = 0.0, None
         self._one_at_a_time = threading.Lock()
 
-    def take(self, e_tag: str | None) -> bool:
-        """Take the lease where there is none, or the one that has `e_tag`. False if another process was faster."""
+    def take(self, seen: Version | None) -> bool:
+        """Take the lease where there is none, or the one that was `seen`. False if another process was faster."""
         started = time.monotonic()
         self._beat += 1
         # An e-tag is a hash of the content: every content is another one.
         content = json.dumps({"nonce": self._nonce, "beat": self._beat}).encode()
-        if e_tag is None:
-            self._e_tag = self.location.create(self.name, content)
+        if seen is None:
+            self._version = self.location.create(self.name, content)
         else:
-            self._e_tag = self.location.replace(self.name, content, e_tag)
+            self._version = self.location.replace(self.name, content, seen)
         self._renewed = started
-        return self._e_tag is not None
+        return self._version is not None
 
     def renew(self) -> None:
         """Show that this process lives. Raises StorageError when the lease is another's by now."""
@@ -127,19 +128,19 @@ class Lease:
 
     def check(self) -> None:
         """Raise StorageError when the lease is lost. Costs a request only where the last renewal is long ago."""
-        if self._e_tag is None or time.monotonic() - self._renewed > 2 * self.times.renew:
+        if self._version is None or time.monotonic() - self._renewed > 2 * self.times.renew:
             self.renew()
 
     def _renew(self) -> None:
-        if self._e_tag is not None and self.take(self._e_tag):
+        if self._version is not None and self.take(self._version):
             return
-        found = self.location.read_tagged(self.name)
+        found = self.location.read_versioned(self.name)
         if found is None or self._nonce.encode() not in found.data:
             raise StorageError(
                 f"another process has taken over {self.what}: this one gave no sign of life for "
                 f"{self.times.dead:g} seconds. Run again: what is finished is found."
             )
-        self._e_tag = found.e_tag  # of a renewal that was taken for failed, and had got through
+        self._version = found.version  # of a renewal that was taken for failed, and had got through
 
     @contextmanager
     def kept(self) -> Iterator[None]:

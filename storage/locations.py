@@ -7,8 +7,9 @@ directory's place without a change to the layout.
 import hashlib
 import re
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote, urlsplit
 
@@ -127,11 +128,16 @@ class LocalDirectory:
         return (self.path / name).stat().st_size
 
     def names(self, prefix: str = "") -> list[str]:
-        files = (path for path in (self.path / prefix).rglob("*") if path.is_file())
-        return sorted(path.relative_to(self.path).as_posix() for path in files)
+        return sorted(self.sizes(prefix))
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
-        return {name: self.size(name) for name in self.names(prefix)}
+        sizes: dict[str, int] = {}
+        for path in (self.path / prefix).rglob("*"):
+            with suppress(FileNotFoundError):  # another writer gave its temporary file the final name
+                stat = path.stat()
+                if S_ISREG(stat.st_mode):
+                    sizes[path.relative_to(self.path).as_posix()] = stat.st_size
+        return sizes
 
     def sha256(self, name: str) -> str:
         with (self.path / name).open("rb") as file:
@@ -150,9 +156,9 @@ class LocalDirectory:
         return LocalDirectory(self.path / name)
 
     def zarr_store(self) -> "Store":
-        from zarr.storage import LocalStore  # imported here: the command line must not wait for zarr
+        from storage.local_zarr import LocalZarrStore  # imported here: the command line must not wait for zarr
 
-        return LocalStore(self.path)
+        return LocalZarrStore(self.path)
 
 
 def open_location(uri: "str | Path | Location") -> Location:

@@ -8,7 +8,6 @@ import hashlib
 import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from storage.errors import StorageError
 from storage.locations import Location, open_location
+from storage.parallel import read_ahead
 from storage.records import canonical_json, pack_readable_record, unpack_record
 
 if TYPE_CHECKING:
@@ -169,12 +169,8 @@ def _sizes(location: Location) -> dict[str, int]:
 
 
 def _checksums(location: Location, names: Iterable[str], read: Callable[[str], Checksum]) -> Iterator[Checksum]:
-    # hashlib lets go of the GIL
-    pool = ThreadPoolExecutor(max(os.cpu_count() or 1, location.parallel_reads))
-    try:
-        yield from pool.map(read, names)
-    finally:
-        pool.shutdown(cancel_futures=True)  # who interrupts a check does not wait for the rest of it
+    threads = max(os.cpu_count() or 1, location.parallel_reads)  # hashlib lets go of the GIL
+    return read_ahead(read, names, depth=2 * threads, threads=threads)
 
 
 def _sha256_or_problem(location: Location) -> Callable[[str], str | OSError]:

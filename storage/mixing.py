@@ -1,35 +1,9 @@
 """Shuffled batches from a stream of chunks that does not fit in memory."""
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
-def read_ahead(
-    read: Callable[[Item], Result], items: Iterable[Item], depth: int, threads: int = 1
-) -> Generator[Result]:
-    """`map(read, items)`, with `depth` results being made in background threads.
-
-    What `read` raises is raised here. Closing the iterator ends the threads after the reads under way.
-    """
-    with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="read-ahead") as pool:
-        waiting: deque[Future[Result]] = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(read, item))
-                if len(waiting) > depth:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def mix_rows(

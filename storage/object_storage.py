@@ -20,7 +20,7 @@ from storage.object_client import answered, client, naming_errors
 from storage.parallel import at_once
 
 if TYPE_CHECKING:
-    from obstore import ObjectMeta, PutMode
+    from obstore import ObjectMeta, PutMode, PutResult, UpdateVersion
     from obstore.store import ObjectStore
     from zarr.abc.store import Store
 
@@ -36,15 +36,24 @@ _WRITER = "writer"
 _SHA256 = "sha256"
 
 
-class Tagged(NamedTuple):
-    """What an object holds, and the e-tag that it has as long as it holds that."""
+class Version(NamedTuple):
+    """Tells what an object holds from what it held before: a conditional write compares one or the other."""
+
+    e_tag: str | None
+    """What S3 and Azure compare."""
+    version: str | None
+    """What Google compares, where it is called generation."""
+
+
+class Versioned(NamedTuple):
+    """What an object holds, and the version that it has as long as it holds that."""
 
     data: bytes
-    e_tag: str
+    version: Version
 
 
 class ObjectLocation:
-    """A prefix in an object store. `guard` is called before anything is committed there, and may raise."""
+    """A prefix in an object store. `guard` is called before anything is changed there, and may raise."""
 
     # A request takes tens of milliseconds, whatever it is for.
     parallel_reads = 16
@@ -54,7 +63,7 @@ class ObjectLocation:
         parts = urlsplit(self._uri)
         self.bucket = f"{parts.scheme}://{parts.netloc}"
         self._prefix = unquote(parts.path).strip("/")
-        self._guard = guard
+        self.guard = guard
 
     def __str__(self) -> str:
         return self._uri
@@ -68,13 +77,12 @@ class ObjectLocation:
             return answered(lambda: self._client().get(self.key(name)).bytes().to_bytes())
 
     def commit(self, name: str, data: bytes) -> None:
-        self._guard()
+        self.guard()
         put = partial(self._client(for_data=len(data) > _SMALL).put, self.key(name), data, use_multipart=False)
         with self.naming_errors(name):
             answered(put)
 
     def commit_new(self, name: str, data: bytes) -> bool:
-        self._guard()
         for pause in (0.1, 0.5, 2.0, 5.0):
             if self.create(name, data) is not None:
                 return True
@@ -87,6 +95,7 @@ class ObjectLocation:
         def copy(name: str) -> None:
             if isinstance(source, ObjectLocation) and source.bucket == self.bucket:
                 there = source.key(name)
+                self.guard()
                 with source.naming_errors(name):
                     answered(lambda: self._client().copy(there, self.key(name)))
             else:
@@ -125,6 +134,7 @@ class ObjectLocation:
         return sorted(path.rpartition("/")[2] for path in listed["common_prefixes"])
 
     def remove(self, name: str) -> None:
+        self.guard()
         # S3 deletes what is not there, others refuse.
         with suppress(FileNotFoundError), self.naming_errors(name):
             answered(lambda: self._client().delete(self.key(name)))
@@ -134,6 +144,7 @@ class ObjectLocation:
         names = list(names)
         for start in range(0, len(names), 1000):
             batch = names[start : start + 1000]
+            self.guard()
             with self.naming_errors(batch[0]):
                 delete = partial(self._client().delete, [self.key(name) for name in batch])
                 try:
@@ -148,7 +159,7 @@ class ObjectLocation:
         return nullcontext()
 
     def child(self, name: str) -> "ObjectLocation":
-        return ObjectLocation(f"{self._uri}/{quote(name)}", self._guard)
+        return ObjectLocation(f"{self._uri}/{quote(name)}", self.guard)
 
     def guarded(self, guard: Callable[[], None]) -> "ObjectLocation":
         """This place for a writer that may lose the right to write there."""
@@ -159,26 +170,32 @@ class ObjectLocation:
 
         return ObjectZarrStore(self)
 
-    def create(self, name: str, data: bytes) -> str | None:
-        """Write a file where none is; its e-tag, or None if there is or was one a moment ago."""
+    def create(self, name: str, data: bytes) -> Version | None:
+        """Write a file where none is; its version, or None if there is or was one a moment ago."""
         return self._put_if(name, data, "create")
 
-    def replace(self, name: str, data: bytes, e_tag: str) -> str | None:
-        """Write a file in place of what has `e_tag`; its e-tag, or None if something else is there by now."""
-        return self._put_if(name, data, {"e_tag": e_tag})
+    def replace(self, name: str, data: bytes, seen: Version) -> Version | None:
+        """Write a file in place of the one that was `seen`; its version, or None if it is another one by now."""
+        mode: UpdateVersion = {}
+        if seen.e_tag is not None:  # obstore takes no None
+            mode["e_tag"] = seen.e_tag
+        if seen.version is not None:
+            mode["version"] = seen.version
+        return self._put_if(name, data, mode)
 
-    def read_tagged(self, name: str) -> Tagged | None:
+    def read_versioned(self, name: str) -> Versioned | None:
         """What is there now, None if nothing is."""
 
-        def read() -> Tagged:
+        def read() -> Versioned:
             found = self._client().get(self.key(name))
-            return Tagged(found.bytes().to_bytes(), found.meta["e_tag"] or "")
+            return Versioned(found.bytes().to_bytes(), _version(found.meta))
 
         with suppress(FileNotFoundError), self.naming_errors(name):
             return answered(read)
 
     def upload(self, name: str, file: Path, sha256: str) -> None:
         """Write a local file here, and its checksum with it."""
+        self.guard()
         put = partial(
             self._client(for_data=True).put,
             self.key(name),
@@ -230,21 +247,26 @@ class ObjectLocation:
     def _client(self, *, for_data: bool = False) -> "ObjectStore":
         return client(self._uri, for_data=for_data)
 
-    def _put_if(self, name: str, data: bytes, mode: "PutMode") -> str | None:
+    def _put_if(self, name: str, data: bytes, mode: "PutMode") -> Version | None:
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
+        self.guard()
         writer, key = uuid.uuid4().hex, self.key(name)
 
-        def put() -> str | None:
+        def put() -> Version | None:
             try:
-                return self._client().put(key, data, mode=mode, attributes={_WRITER: writer})["e_tag"]
+                return _version(self._client().put(key, data, mode=mode, attributes={_WRITER: writer}))
             except (AlreadyExistsError, PreconditionError):
                 # Also the answer to a second try when the first one got through and its answer did not.
                 try:
                     there = self._client().get(key, options={"head": True})
                 except FileNotFoundError:  # what was in the way is gone by now
                     return None
-                return there.meta["e_tag"] if there.attributes.get(_WRITER) == writer else None
+                return _version(there.meta) if there.attributes.get(_WRITER) == writer else None
 
         with self.naming_errors(name):
             return answered(put)
+
+
+def _version(told: "ObjectMeta | PutResult") -> Version:
+    return Version(told["e_tag"], told["version"])

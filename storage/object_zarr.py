@@ -37,6 +37,7 @@ class ObjectZarrStore(ObjectStore[Any]):
 
     async def set(self, key: str, value: Buffer) -> None:
         self._check_writable()
+        await asyncio.to_thread(self.place.guard)  # which may ask the store
         data = client(self.place.uri, for_data=True)
         put = partial(obstore.put_async, data, self.place.key(key), value.as_buffer_like(), use_multipart=False)
         with self.place.naming_errors(key):
@@ -47,6 +48,7 @@ class ObjectZarrStore(ObjectStore[Any]):
         await asyncio.to_thread(self.place.create, key, value.to_bytes())
 
     async def delete(self, key: str) -> None:
+        await asyncio.to_thread(self.place.guard)
         delete = partial(super().delete, key)
         with self.place.naming_errors(key):
             await answered_async(delete)

@@ -19,12 +19,24 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from storage.artifacts import ArtifactRef, ArtifactStore, Make, Unfinished, fill, folder_of, is_name, lines, warn
+from storage.artifacts import (
+    ArtifactRef,
+    Artifacts,
+    ArtifactStore,
+    Make,
+    Unfinished,
+    fill,
+    folder_of,
+    is_name,
+    lines,
+    ref_of,
+    warn,
+)
 from storage.durable import flush_files, naming_a_full_disk
 from storage.errors import DamagedArtifact, StorageError
-from storage.leases import Lease, Leases, LeaseTimes
+from storage.leases import Leases, LeaseTimes
 from storage.locks import Locks
-from storage.manifests import MANIFEST, SCRATCH, differences, find_damage, read_manifest, write_form
+from storage.manifests import MANIFEST, SCRATCH, differences, read_manifest, write_form
 from storage.object_storage import ObjectLocation
 from storage.parallel import at_once
 
@@ -37,7 +49,7 @@ _BEGUN = f"{SCRATCH}/begun"
 _checked: dict[Path, str] = {}
 
 
-class RemoteArtifactStore:
+class RemoteArtifactStore(Artifacts):
     """The artifacts under one prefix of an object store; what it offers is described at ArtifactStore."""
 
     streams_to_this_disk = False
@@ -53,15 +65,17 @@ class RemoteArtifactStore:
         return self.home_location.uri
 
     def check_writable(self) -> None:
-        """Write a file, see that a second writer is refused, and delete it."""
-        name = f"locks/writable-{os.urandom(8).hex()}"
-        self.home_location.commit_new(name, b"{}")
-        second = self.home_location.commit_new(name, b"{}")
-        self.home_location.remove(name)
-        if second:
+        """Write a file and replace it, see that a second writer is refused both, and delete it."""
+        place, name = self.home_location, f"locks/writable-{os.urandom(8).hex()}"
+        first = place.create(name, b"1")
+        created_twice = place.create(name, b"2")
+        replaced = first and place.replace(name, b"3", first)
+        replaced_twice = first and place.replace(name, b"4", first)
+        place.remove(name)
+        if created_twice or not replaced or replaced_twice:
             raise StorageError(
-                f"{self.uri} ignores the condition of a conditional write, so two runs could not share it. Use a store "
-                "that knows `If-None-Match`, or a local --home."
+                f"{self.uri} does not keep to the condition of a conditional write, so two runs could not share it. "
+                "Use a store that knows `If-None-Match` and `If-Match`, or a local --home."
             )
         self._local.check_writable()  # last: a home that is misspelt leaves no cache
 
@@ -99,8 +113,8 @@ class RemoteArtifactStore:
         streamed: bool = False,
     ) -> ArtifactRef:
         asked: dict[str, Any] = {"code_version": code_version, "spec": spec, "inputs": inputs}
-        place = self._place(kind, key)
         with self._leases.hold(kind, key) as lease:
+            place = self._place(kind, key).guarded(lease.check)
             ref, damage = self._look(kind, key)
             if ref and not damage:
                 return ref
@@ -111,12 +125,11 @@ class RemoteArtifactStore:
                 place.remove_all(place.names())
             place.commit(_BEGUN, b"")
             if streamed:
-                held = place.guarded(lease.check)
-                manifest = fill(held, lambda: make(held), kind=kind, key=key, **asked)
+                manifest = fill(place, lambda: make(place), kind=kind, key=key, **asked)
             else:
                 built = self._local.build(kind, key, make, resumable=resumable, **asked)
                 manifest = self._local.manifest(built)
-                _upload(self._local.path(built), place, manifest["files"], lease)
+                _upload(self._local.path(built), place, manifest["files"])
             lease.renew()
             place.commit_new(MANIFEST, write_form(manifest))
             place.remove_all(place.names(SCRATCH))
@@ -128,25 +141,9 @@ class RemoteArtifactStore:
     def problems(self, kind: str, key: str) -> list[str]:
         return lines(self._look(kind, key)[1])
 
-    def check(self, ref: ArtifactRef, on_bytes: Callable[[int], None]) -> dict[str, str]:
-        return find_damage(self.location(ref), ref.kind, ref.key, on_bytes)
-
-    def verify(self, ref: ArtifactRef) -> None:
-        found = self.find(ref.kind, ref.key)
-        if found is None:
-            raise DamagedArtifact(ref.kind, ref.key, [f"{self.location(ref)} is missing"])
-        if found != ref:
-            raise DamagedArtifact(ref.kind, ref.key, [f"its digest is no longer {ref.digest}"])
-
-    def manifest(self, ref: ArtifactRef) -> dict[str, Any]:
-        try:
-            return read_manifest(self.location(ref), ref.kind, ref.key)
-        except ValueError as error:
-            raise DamagedArtifact(ref.kind, ref.key, [f"{MANIFEST} {error}"]) from error
-
     def remove(self, ref: ArtifactRef) -> None:
-        place = self.location(ref)
-        with self._leases.hold(ref.kind, ref.key):
+        with self._leases.hold(ref.kind, ref.key) as lease:
+            place = self.location(ref).guarded(lease.check)
             place.remove(MANIFEST)  # first: without it, what is left is no artifact
             place.remove_all(place.names())
             self._local.remove(ref)
@@ -168,8 +165,8 @@ class RemoteArtifactStore:
         return self._leases.is_held(kind, key)
 
     def discard(self, kind: str, key: str) -> None:
-        place = self._place(kind, key)
-        with self._leases.hold(kind, key, wait=False):
+        with self._leases.hold(kind, key, wait=False) as lease:
+            place = self._place(kind, key).guarded(lease.check)
             if self._is_begun(kind, key):
                 place.remove_all(place.names())
             self._local.discard(kind, key)
@@ -187,7 +184,7 @@ class RemoteArtifactStore:
 
         for manifest in at_once(read, self._folders(kind)):
             if manifest is not None:
-                yield _ref(manifest), manifest
+                yield ref_of(manifest), manifest
 
     def _folders(self, kind: str) -> Sequence[tuple[str, str]]:
         """Kind and key of whatever is there, whole or not."""
@@ -209,7 +206,7 @@ class RemoteArtifactStore:
             manifest = read_manifest(place, kind, key)
         except ValueError as error:
             return None, {MANIFEST: str(error)} if place.exists(MANIFEST) else {}
-        return _ref(manifest), differences(place, manifest, read_up_to=0)
+        return ref_of(manifest), differences(place, manifest, read_up_to=0)
 
     def _download(self, ref: ArtifactRef, copy: Path) -> None:
         """Put a copy of an artifact at `copy`, once all of it is on the disk and is what its manifest lists."""
@@ -246,14 +243,13 @@ def cache_of(uri: str) -> Path:
     return Path(root) / f"{urlsplit(uri).netloc}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
 
 
-def _upload(directory: Path, place: ObjectLocation, files: list[dict[str, Any]], lease: Lease) -> None:
+def _upload(directory: Path, place: ObjectLocation, files: list[dict[str, Any]]) -> None:
     """Have exactly these files at `place`; what an interrupted upload brought there is not sent again."""
     present = place.sizes()
 
     def upload(file: dict[str, Any]) -> None:
         name = file["name"]
         if present.get(name) != file["size"] or place.uploaded_sha256(name) != file["sha256"]:
-            lease.check()
             place.upload(name, directory / name, file["sha256"])
 
     at_once(upload, files)
@@ -272,7 +268,3 @@ def _holds(store: ArtifactStore, ref: ArtifactRef) -> bool:
         return store.find(ref.kind, ref.key) == ref
     except DamagedArtifact:
         return False
-
-
-def _ref(manifest: Mapping[str, Any]) -> ArtifactRef:
-    return ArtifactRef(kind=manifest["kind"], key=manifest["key"], digest=manifest["digest"])

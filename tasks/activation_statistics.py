@@ -4,6 +4,7 @@ One pass over the rows in the order of the store and a few epochs of shuffled ba
 number of rows. Rows that the filter leaves out are counted among the norms and the sinks, and nowhere else: a few
 attention sinks hold most of the energy of all rows.
 
+    lost variance      share of the variance that the dtype on disk lost, as recorded while writing
     outlier dimension    Σ x_d² is over 10 times its fair share Σ |x|² / d, or |mean_d| or sd_d is over 10 times the
                          median sd of the dimensions
     sink position        its median norm is over 10 times the median of all rows
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_core.moments import RowMoments
@@ -36,10 +37,12 @@ def describe(store: ActivationReader, hook_point: str, keep: RowFilter, seed: in
     """All of the above as JSON. What is undefined is null, and `undefined` says why."""
     n_rows = store.n_rows
     with Progress(f"look at {hook_point}", n_rows, "rows") as progress:
-        rows = RowStatistics(store.layout.context_length, store.statistics(hook_point).norm_median, keep)
-        for acts, row_ids in store.iter_rows(hook_point):
-            rows.update(acts, row_ids)
+        recorded = store.statistics(hook_point)
+        rows = RowStatistics(store.layout.context_length, recorded.norm_median)
+        for chunk, (acts, row_ids) in zip(store.chunks(), store.iter_rows(hook_point), strict=True):
+            rows.update(acts, row_ids, torch.from_numpy(store.is_kept(hook_point, keep, chunk)))
             progress.add(len(acts))
+    left_out = store.count_left_out(hook_point, keep)
     undefined: dict[str, str] = {}
     if rows.moments.rows == 0:
         undefined["outliers"] = "the filter leaves out every row"
@@ -50,8 +53,9 @@ def describe(store: ActivationReader, hook_point: str, keep: RowFilter, seed: in
     return {
         "rows": n_rows,
         "width": store.layout.hook_points[hook_point],
+        "lost_variance": recorded.lost_variance,
         "norm": rows.norms.described(),
-        "left_out": rows.left_out(),
+        "left_out": {**left_out, "share": 1 - left_out["kept"] / n_rows},
         "outliers": None if "outliers" in undefined else outliers(rows.moments),
         "sinks": rows.sinks(),
         "shuffle": None if "shuffle" in undefined else shuffle_quality(store, hook_point, keep, rows.moments, seed),
@@ -62,15 +66,16 @@ def describe(store: ActivationReader, hook_point: str, keep: RowFilter, seed: in
 class RowStatistics:
     """Norms and sinks of all rows, moments of the kept ones."""
 
-    def __init__(self, context_length: int, norm_median: float, keep: RowFilter) -> None:
-        self.norm_median, self.keep = norm_median, keep
+    def __init__(self, context_length: int, norm_median: float) -> None:
+        self.norm_median = norm_median
         self.norms = NormHistogram()
         self.moments = RowMoments()
-        self.first_position = self.too_large = 0
         self.at_position = np.zeros(context_length, np.int64)
         self.sinks_at = np.zeros(context_length, np.int64)
 
-    def update(self, acts_rd: Float[Tensor, "r d"], row_ids: Int[np.ndarray, "r 2"]) -> None:
+    def update(
+        self, acts_rd: Float[Tensor, "r d"], row_ids: Int[np.ndarray, "r 2"], kept_r: Bool[Tensor, " r"]
+    ) -> None:
         norms = torch.linalg.vector_norm(acts_rd, dim=1)
         self.norms.update(norms)
         positions = row_ids[:, 1].astype(np.int64)
@@ -78,20 +83,7 @@ class RowStatistics:
         self.at_position += np.bincount(positions, minlength=length)
         sinks = (norms > SINK * self.norm_median).numpy()
         self.sinks_at += np.bincount(positions[sinks], minlength=length)
-
-        first = torch.from_numpy(positions == 0) if self.keep.skip_first_position else torch.zeros(len(norms)).bool()
-        ratio = self.keep.max_norm_ratio
-        too_large = ~first & (norms > (float("inf") if ratio is None else ratio * self.norm_median))
-        self.first_position += int(first.sum())
-        self.too_large += int(too_large.sum())
-        self.moments.update(acts_rd[~(first | too_large)])
-
-    def left_out(self) -> dict[str, Any]:
-        """Rows that the filter leaves out, by reason, and their share."""
-        out = self.first_position + self.too_large
-        total = int(self.at_position.sum())
-        counts = {"first_position": self.first_position, "norm": self.too_large, "kept": total - out}
-        return {**counts, "share": out / total}
+        self.moments.update(acts_rd[kept_r])
 
     def sinks(self) -> dict[str, Any]:
         """Positions where most sequences have a sink, and the sinks elsewhere."""

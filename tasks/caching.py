@@ -24,11 +24,11 @@ from prefect.serializers import JSONSerializer
 from prefect.transactions import get_transaction
 from pydantic import BaseModel, Field
 
-from storage.artifacts import ArtifactRef, ArtifactStore, content_key
+from storage.artifacts import AnyStore, ArtifactRef, ArtifactStore, content_key
 from storage.errors import DamagedChunk
 from storage.locations import remove_file
 from storage.manifests import Filled
-from storage.remote_artifacts import RemoteArtifactStore
+from tasks.compute import gpu_slot
 
 P = ParamSpec("P")
 
@@ -36,7 +36,7 @@ P = ParamSpec("P")
 NOT_IN_KEY = frozenset({"compute"})
 
 
-def artifacts() -> ArtifactStore | RemoteArtifactStore:
+def artifacts() -> AnyStore:
     """The store of this process: $SAEFLOW_HOME, which the processes of a pool inherit."""
     return ArtifactStore.from_environment()
 
@@ -61,7 +61,9 @@ class Step(Generic[P]):
         def run(*arguments: Any, **named: Any) -> ArtifactRef:
             if get_transaction().key is None:  # pyright: ignore[reportOptionalMemberAccess]
                 raise RuntimeError(f"step {self.name} has no cache key: an input is not JSON, a spec or a reference")
-            return self.build(**signature.bind(*arguments, **named).arguments)
+            inputs = signature.bind(*arguments, **named).arguments
+            with gpu_slot(inputs.get("compute")):
+                return self.build(**inputs)
 
         run.__name__, run.__doc__, run.__module__ = make.__name__, make.__doc__, make.__module__
         run.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]

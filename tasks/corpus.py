@@ -24,6 +24,7 @@ from pydantic import BaseModel
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from storage.artifacts import ArtifactRef
+from storage.locations import LocalDirectory
 from storage.tables import read_table, write_table
 from tasks.caching import artifacts, step
 from tasks.errors import ExperimentError
@@ -98,7 +99,7 @@ class TokensWriter:
 
     def __init__(self, place: Path, spec: CorpusSpec, base: ArtifactRef | None) -> None:
         self.place, self.spec, self.base = place, spec, base
-        group = zarr.open_group(place / ROWS, mode="w")
+        group = zarr.open_group(LocalDirectory(place / ROWS).zarr_store(), mode="w")
         wanted = {"train": spec.tokens, "held_out": spec.held_out_tokens}
         if base is not None:
             artifacts().verify(base)

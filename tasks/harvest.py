@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 CHUNKS_PER_PART = 4  # with the reader's buffer of 16 chunks, batches are nearly as varied as iid rows (docs/numbers.md)
 PART_BYTES = 1 << 30  # of all hook points together, in float32: a part and the one before it are in memory
+FEWEST_CHUNK_ROWS = 256
 RUN = f"{SCRATCH}/run"
 
 logger = logging.getLogger("saeflow.harvest")
@@ -48,7 +49,7 @@ Parts = tuple[tuple[str, int], ...]
 """Parts to write, each as (split, number)."""
 
 
-@step(kind="activations", code_version="2", resumable=True, streamed=True)
+@step(kind="activations", code_version="3", resumable=True, streamed=True)
 def harvest(
     place: Location,
     model: ArtifactRef,
@@ -79,7 +80,9 @@ def harvest(
         )
         for index, split in enumerate(SPLITS)
     }
-    earlier = _find_earlier(tokens, model=model, hook_points=hook_points, dtype=dtype, storage=storage, compute=compute)
+    earlier = find_earlier(
+        base_of(tokens), model=model, hook_points=hook_points, dtype=dtype, storage=storage, compute=compute
+    )
     if earlier is not None:
         for split, store in stores.items():
             store.adopt(ActivationStore.open(artifacts().location(earlier).child(split)))
@@ -166,8 +169,11 @@ def store_layout(
 ) -> StoreLayout:
     """The layout of a split's store; `segments` counts the sequences of the first corpus and of each extension."""
     widths = {name: model.width(name) for name in hook_points}
+    row_bytes = 4 * sum(widths.values())
     chunk_rows = default_chunk_rows(max(widths.values()), 4 if storage.dtype == "float32" else 2)
-    chunks_that_fit = PART_BYTES // (chunk_rows * sum(widths.values()) * 4)
+    while chunk_rows * row_bytes > PART_BYTES and chunk_rows > FEWEST_CHUNK_ROWS:
+        chunk_rows //= 2
+    chunks_that_fit = PART_BYTES // (chunk_rows * row_bytes)
     # A part holds whole sequences, so a context longer than a chunk takes as many chunks as it fills.
     chunks_per_part = max(math.ceil(context_length / chunk_rows), min(CHUNKS_PER_PART, chunks_that_fit), 1)
     return StoreLayout(
@@ -183,9 +189,8 @@ def store_layout(
     )
 
 
-def _find_earlier(tokens: ArtifactRef, **inputs: Any) -> ArtifactRef | None:
-    """The activations of the tokens that these extend, or of those before them."""
-    base = base_of(tokens)
+def find_earlier(base: ArtifactRef | None, **inputs: Any) -> ArtifactRef | None:
+    """The activations that a harvest goes on from: those of the tokens `base`, or of those before them."""
     while base is not None:
         try:
             found = harvest.find(tokens=base, **inputs)

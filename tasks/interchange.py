@@ -9,10 +9,9 @@ from typing import Any
 
 from sae_core.dictionary import CONFIG_FILE, WEIGHTS_FILE, load_dictionary
 from sae_core.interchange import FORMATS, Format, Provenance, detect
-from storage.artifacts import ArtifactRef, ArtifactStore, content_key
+from storage.artifacts import AnyStore, ArtifactRef, ArtifactStore, content_key
 from storage.errors import DamagedArtifact
 from storage.manifests import read_manifest
-from storage.remote_artifacts import RemoteArtifactStore
 from tasks.errors import ExperimentError
 from tasks.hub import PREFIX, HubFolder
 from tasks.references import find_name
@@ -119,7 +118,7 @@ def provenance_of(directory: Path) -> Provenance:
     )
 
 
-def _input(store: ArtifactStore | RemoteArtifactStore, manifest: dict[str, Any], name: str) -> dict[str, Any]:
+def _input(store: AnyStore, manifest: dict[str, Any], name: str) -> dict[str, Any]:
     """The manifest of an input, empty where that is not there any more."""
     recorded = manifest.get("inputs", {}).get(name)
     try:
@@ -128,7 +127,7 @@ def _input(store: ArtifactStore | RemoteArtifactStore, manifest: dict[str, Any],
         return {}
 
 
-def _model_name(store: ArtifactStore | RemoteArtifactStore, model: dict[str, Any]) -> str:
+def _model_name(store: AnyStore, model: dict[str, Any]) -> str:
     located = model["spec"]["located"]
     if located["format"] == "hub":
         return located["source"]

@@ -59,10 +59,15 @@ class Progress:
     def _report(self) -> None:
         rate = self.rate()
         left = max(self.total - self.done, 0)
-        eta = f"{clock(left / rate)} left" if left and rate else f"took {clock(time.monotonic() - self.started)}"
-        self._say(
-            f"{self._percent():3.0f} %  {self.done:,}/{self.total:,} {self.unit}  {rate:,.0f} {self.unit}/s  {eta}"
+        speed = f"{rate:,.0f} {self.unit}/s" if rate else "under way"
+        end = (
+            f"took {clock(time.monotonic() - self.started)}"
+            if not left
+            else f"{clock(left / rate)} left"
+            if rate
+            else ""
         )
+        self._say(f"{self._percent():3.0f} %  {self.done:,}/{self.total:,} {self.unit}  {speed}  {end}".rstrip())
         if self.artifact is not None:
             with self._server_may_fail():
                 update_progress_artifact(self.artifact, self._percent())

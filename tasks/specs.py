@@ -9,6 +9,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from storage.row_filter import RowFilter
+from tasks.forms import Tabs
+
+StageName = Literal["tokenize", "harvest", "train", "evaluate", "report"]
+"""The stages of an experiment, in order."""
 
 __all__ = [
     "BaselineSpec",
@@ -26,6 +30,7 @@ __all__ = [
     "RandomSpec",
     "ReLUSpec",
     "RowFilter",
+    "StageName",
     "StorageSpec",
     "TiedReLUSpec",
     "TopKSpec",
@@ -37,7 +42,7 @@ class Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ModelSpec(Spec):
+class ModelSpec(Spec, title="Model"):
     """The language model whose activations are studied."""
 
     source: str = Field(
@@ -52,7 +57,7 @@ class ModelSpec(Spec):
     )
 
 
-class CorpusSpec(Spec):
+class CorpusSpec(Spec, title="Corpus"):
     """The text that is read, and how it is cut into token rows."""
 
     sources: tuple[str, ...] = Field(
@@ -97,7 +102,7 @@ class CorpusSpec(Spec):
     seed: int = Field(default=0, ge=0, description="Decides the order of documents and who is held out.")
 
 
-class StorageSpec(Spec):
+class StorageSpec(Spec, title="Storage"):
     """How activations are kept on disk."""
 
     dtype: Literal["bfloat16", "float16", "float32", "int8"] = Field(
@@ -111,8 +116,8 @@ class TrainedSpec(Spec):
     """What every trained dictionary is told; each method adds the arguments of its architecture."""
 
     expansion: float = Field(default=4, gt=0, le=256, description="Features per activation dimension (R).")
-    learning_rate: float = Field(default=1e-3, gt=0)
-    seed: int = Field(default=0, ge=0)
+    learning_rate: float = Field(default=1e-3, gt=0, description="Of Adam, at its highest.")
+    seed: int = Field(default=0, ge=0, description="Decides the initial weights and the order of the rows.")
 
     def arguments(self, n_features: int) -> dict[str, Any]:
         """What the architecture is made with, beside its sizes."""
@@ -220,7 +225,7 @@ class ICASpec(Spec):
     rectify: bool = Field(
         default=False, description="Each component once with either sign, behind a ReLU: 2d features, none negative."
     )
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, description="Decides where it begins.")
 
 
 class NMFSpec(Spec):
@@ -229,7 +234,7 @@ class NMFSpec(Spec):
     method: Literal["nmf"] = "nmf"
     expansion: float = Field(default=1, gt=0, le=256, description="Factors per activation dimension.")
     k: int | None = Field(default=None, gt=0, description="Largest coefficients kept per row; empty keeps all.")
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, description="Decides where it begins.")
 
 
 class RandomSpec(Spec):
@@ -238,7 +243,7 @@ class RandomSpec(Spec):
     method: Literal["random"] = "random"
     expansion: float = Field(default=4, gt=0, le=256, description="Directions per activation dimension.")
     k: int | None = Field(default=None, gt=0, description="Largest coefficients kept per row; empty keeps all.")
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, description="Decides where it begins.")
 
 
 class IdentitySpec(Spec):
@@ -251,11 +256,14 @@ class IdentitySpec(Spec):
 DictionarySpec = Annotated[
     TiedReLUSpec | ReLUSpec | GatedSpec | TopKSpec | BatchTopKSpec | MatryoshkaBatchTopKSpec | JumpReLUSpec,
     Field(discriminator="method"),
+    Tabs("method"),
 ]
-BaselineSpec = Annotated[PCASpec | ICASpec | NMFSpec | RandomSpec | IdentitySpec, Field(discriminator="method")]
+BaselineSpec = Annotated[
+    PCASpec | ICASpec | NMFSpec | RandomSpec | IdentitySpec, Field(discriminator="method"), Tabs("method")
+]
 
 
-class TrainingSpec(Spec):
+class TrainingSpec(Spec, title="Training"):
     """How every dictionary is trained."""
 
     batch_size: int = Field(default=1024, gt=0, description="Activation rows per step.")
@@ -282,6 +290,7 @@ class TrainingSpec(Spec):
     )
     rows: RowFilter = Field(
         default_factory=RowFilter,
+        title="Rows",
         description="Which rows are used. Attention sinks have norms hundreds of times the median and would "
         "fill the loss alone.",
     )
@@ -296,7 +305,7 @@ class TrainingSpec(Spec):
         return self
 
 
-class ComputeSpec(Spec):
+class ComputeSpec(Spec, title="Compute"):
     """Where and how wide the work runs. Never part of a cache key."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes CUDA when it is there.")
@@ -310,15 +319,29 @@ class ComputeSpec(Spec):
         default=1,
         gt=0,
         description="Processes that a harvest is shared between; each loads the model. One uses all cores by itself: "
-        "more are for machines with several devices, and for clusters.",
+        "more are for clusters.",
     )
-    runner: Literal["processes", "dask", "ray"] = Field(
-        default="processes", description="What runs them: processes of this machine, or a Dask or Ray cluster."
+    runner: Literal["sequential", "processes", "dask", "ray"] = Field(
+        default="processes",
+        description="What runs them: one after another in the run's own process, processes of this machine, or a Dask "
+        "or Ray cluster.",
     )
     address: str | None = Field(
         default=None,
         description="Of a Dask scheduler or a Ray cluster that is running; empty starts one on this machine. Start "
         "its workers with this run's $SAEFLOW_HOME, on a file system that all of them see, or s3://.",
+    )
+    memory_gib: float | None = Field(
+        default=None,
+        gt=0,
+        description="Memory (GiB) that each of these processes may take; a job that needs more fails with a message. "
+        "Without a limit the system kills what it likes. Of the runners processes and dask.",
+    )
+    train_deployment: str | None = Field(
+        default=None,
+        pattern=r"^[^/]+/[^/]+$",
+        description="A deployment of the flow train (train/quickstart): each hook point is trained as a run of it, on "
+        "its work pool, which must see the same home. Empty trains within this run.",
     )
     resident_gib: float = Field(
         default=1.0,
@@ -334,8 +357,10 @@ class ComputeSpec(Spec):
 
     @model_validator(mode="after")
     def _an_address_is_of_a_cluster(self) -> Self:
-        if self.address is not None and self.runner == "processes":
+        if self.address is not None and self.runner not in ("dask", "ray"):
             raise ValueError("address is that of a cluster: set runner to dask or ray, or leave it out")
+        if self.runner == "sequential" and max(self.workers or 1, self.harvest_workers) > 1:
+            raise ValueError("the sequential runner has one process: leave workers and harvest_workers out")
         return self
 
 

@@ -1,13 +1,15 @@
 """Work that one step shares between processes: the workers of the flow that it runs in."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from threading import Event, Thread
 from typing import Any
 
 from prefect import Task
 from prefect.context import FlowRunContext
+
+from storage.errors import StorageError
 
 SECONDS_BETWEEN_LOOKS = 2.0
 
@@ -37,7 +39,8 @@ def _every_few_seconds(look: Callable[[], None]) -> Iterator[None]:
 
     def repeat() -> None:
         while not ended.wait(SECONDS_BETWEEN_LOOKS):
-            look()
+            with suppress(StorageError):  # an object store that is out of reach for a while stops no work here
+                look()
 
     thread = Thread(target=copy_context().run, args=(repeat,), name="look", daemon=True)
     thread.start()

@@ -1,9 +1,14 @@
-"""Real small things: random-weight language models of three architectures, a text, an experiment over them."""
+"""Real small things: random-weight language models of three architectures, a text, an experiment over them.
+
+What takes seconds to import is imported where it is used: the first process of pytest-xdist, and processes that tests
+start, import this too and use none of it.
+"""
 
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
@@ -13,24 +18,7 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, one to a core
 
 import pytest
-import torch
 import yaml
-from prefect.settings import (
-    PREFECT_API_URL,
-    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
-    PREFECT_RESULTS_LOCAL_STORAGE_PATH,
-    temporary_settings,
-)
-from prefect.testing.utilities import prefect_test_harness
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    AutoModelForCausalLM,
-    GPT2Config,
-    GPTNeoXConfig,
-    LlamaConfig,
-    PreTrainedConfig,
-    PreTrainedTokenizerFast,
-)
 
 from tests.object_store import ENVIRONMENT, new_bucket, s3_server
 
@@ -39,25 +27,26 @@ WORDS = SENTENCE.split()
 VOCABULARY = 320
 CONTEXT = 32
 
-ARCHITECTURES: dict[str, Callable[[], PreTrainedConfig]] = {
-    "llama": lambda: LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64, eos_token_id=0,
-    ),
-    "gpt_neox": lambda: GPTNeoXConfig(
-        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
-        max_position_embeddings=64, eos_token_id=0,
-    ),
-    "gpt2": lambda: GPT2Config(
-        vocab_size=VOCABULARY, n_embd=32, n_layer=3, n_head=4, n_positions=64, eos_token_id=0, bos_token_id=0,
-    ),
+SIZES: dict[str, Any] = {"vocab_size": VOCABULARY, "eos_token_id": 0}
+LLAMA_SIZES = SIZES | {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "max_position_embeddings": 64,
 }  # fmt: skip
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "llama": LLAMA_SIZES | {"num_key_value_heads": 2},
+    "gpt_neox": LLAMA_SIZES,
+    "gpt2": SIZES | {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64, "bos_token_id": 0},
+}
 
 
 def write_model(directory: Path, architecture: str = "llama") -> Path:
     """A random-weight model with its own tokenizer, in Hugging Face format."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(ARCHITECTURES[architecture]())
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **ARCHITECTURES[architecture]))
     model.save_pretrained(directory)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -128,6 +117,14 @@ def tiny_yaml(tmp_path: Path, tiny_experiment: dict[str, object]) -> Path:
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of one temporary Prefect server for all tests of a process."""
+    from prefect.settings import (
+        PREFECT_API_URL,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        PREFECT_RESULTS_LOCAL_STORAGE_PATH,
+        temporary_settings,
+    )
+    from prefect.testing.utilities import prefect_test_harness
+
     records = tmp_path_factory.mktemp("records")
     with (
         prefect_test_harness(server_startup_timeout=120),

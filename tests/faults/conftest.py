@@ -4,8 +4,9 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable
-from multiprocessing.context import ForkServerProcess
+from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def experiment(tmp_path: Path, tiny_experiment: dict[str, Any]) -> Path:
             "context_length": 32,
         },
         "hook_points": ["blocks.2.mlp.hook_post"],
-        "training": {"batch_size": 64, "epochs": 4},
+        "training": {"batch_size": 64, "epochs": 3},
         "baselines": [],
     }
     file = tmp_path / "experiment.yaml"
@@ -44,15 +45,30 @@ Start = Callable[..., ForkServerProcess]
 
 
 @pytest.fixture
-def start(experiment: Path, prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> Start:
-    """Runs are processes in groups of their own, forked from one that has imported the large libraries already."""
+def processes(prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[ForkServerContext]:
+    """Processes that are forked from one that has imported the large libraries already and knows the Prefect server.
+
+    It is begun here and ended here: one that other tests began has neither these imports nor this environment, so that
+    each run would import all of it anew and start a server of its own.
+    """
     monkeypatch.setenv("PREFECT_API_URL", prefect_server)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    server = forkserver._forkserver  # pyright: ignore[reportAttributeAccessIssue]
+    preloaded_for_others = server._preload_modules
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["flows.cli", "transformer_lens", "torch._dynamo", "zarr", "pyarrow"])
+    server._stop()
+    yield context
+    server._stop()
+    context.set_forkserver_preload(preloaded_for_others)
+
+
+@pytest.fixture
+def start(experiment: Path, processes: ForkServerContext) -> Start:
+    """Runs are processes in groups of their own."""
 
     def start(home: Path, output: Path | None = None) -> ForkServerProcess:
-        process = context.Process(target=saeflow_run, args=(experiment, home, output or home))
+        process = processes.Process(target=saeflow_run, args=(experiment, home, output or home))
         process.start()
         return process
 

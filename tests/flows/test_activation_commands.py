@@ -45,6 +45,16 @@ def test_activations_are_described_for_people_and_as_json(small: SmallHome, acti
     assert found["hook_points"][HOOK]["undefined"] == {"shuffle": "62 kept rows are too few for 32 batches"}
 
 
+def test_a_damaged_chunk_is_named_and_found_by_the_next_run(small: SmallHome, activations: ArtifactRef):
+    chunk = small.store.path(activations) / f"train/data.zarr/{HOOK}/acts/c/1/0"
+    data = bytearray(chunk.read_bytes())
+    data[20] ^= 4
+    chunk.write_bytes(data)
+    home = ("--home", small.store.uri)
+    assert_refused(saeflow("activations", "stats", activations, *home), str(chunk), "Run again: only its part")
+    assert not chunk.exists(), "a harvest that looks only at sizes sees the damage too"
+
+
 def test_what_has_no_activations_is_refused(small: SmallHome, activations: ArtifactRef, tiny_yaml: Path):
     home = ("--home", small.store.uri)
     misspelt = saeflow("activations", "stats", activations, "--hook-point", "blocks.0.hook_resid_pst", *home)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ import pytest
 from flows.artifact_tables import grouped
 from storage.artifacts import ArtifactRef
 from storage.locks import Locks
+from tests.flows.command import Result, assert_refused, saeflow, saeflow_process
 from tests.flows.homes import SmallHome
-from tests.flows.test_cli import assert_refused, saeflow
 
 
 @pytest.fixture
@@ -19,11 +20,13 @@ def small(tmp_path: Path) -> SmallHome:
     return SmallHome(tmp_path / "home")
 
 
-def artifacts(small: SmallHome, *arguments: object, columns: int = 120) -> subprocess.CompletedProcess[str]:
-    return saeflow("artifacts", *arguments, "--home", small.store.uri, COLUMNS=str(columns))
+def artifacts(
+    small: SmallHome, *arguments: object, columns: int = 120, call: Callable[..., Result] = saeflow
+) -> Result:
+    return call("artifacts", *arguments, "--home", small.store.uri, COLUMNS=str(columns))
 
 
-def lines(result: subprocess.CompletedProcess[str], code: int = 0) -> list[str]:
+def lines(result: Result, code: int = 0) -> list[str]:
     assert result.returncode == code, result.stderr
     return result.stdout.splitlines()
 
@@ -43,7 +46,7 @@ def test_what_a_home_holds_is_listed_with_its_experiments_and_sizes(small: Small
         small.make("tokens", {"n": 2}, fails=True)
     damage(small, made["activations"], "manifest.json")
 
-    told = lines(artifacts(small, "ls"))
+    told = lines(artifacts(small, "ls", call=saeflow_process))
     dictionary = next(line for line in told if line.startswith("dictionary/"))
     assert dictionary.split()[:3] == [f"dictionary/{made['dictionary'].key[:8]}", "1,000", "bytes"]
     assert dictionary.endswith(" s  tiny  topk at h, k=4")

@@ -1,32 +1,11 @@
-"""The command as a person runs it: its own process, its exit code, what it prints where."""
+"""The command as a person runs it: its exit code, what it prints where."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-
-def saeflow(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "flows.cli", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env={**os.environ, **environment},
-        check=False,
-    )
-
-
-def assert_refused(result: subprocess.CompletedProcess[str], *parts: str) -> None:
-    assert result.returncode == 2, result.stderr
-    assert result.stdout == ""
-    assert "Traceback" not in result.stderr
-    assert result.stderr.startswith("saeflow: ")
-    for part in parts:
-        assert part in result.stderr
+from tests.flows.command import assert_refused, saeflow, saeflow_process
 
 
 def test_a_misspelt_hook_point_is_refused_with_the_nearest_ones(tiny_yaml: Path, tmp_path: Path):
@@ -45,11 +24,12 @@ def test_a_wrong_parameter_is_refused(tiny_yaml: Path, tmp_path: Path):
 def test_a_home_that_cannot_be_written_is_refused(tiny_yaml: Path, tmp_path: Path):
     (tmp_path / "file").write_text("")
     home = tmp_path / "file" / "home"
-    assert_refused(saeflow("run", tiny_yaml, "--home", home), str(home), "cannot be written", "--home")
+    result = saeflow_process("run", tiny_yaml, "--home", home)
+    assert_refused(result, str(home), "cannot be written", "--home")
 
 
 def test_presets_are_listed():
-    result = saeflow("presets")
+    result = saeflow_process("presets")
     assert result.returncode == 0
     assert "quickstart" in result.stdout
     assert "paper-pythia-70m" in result.stdout
@@ -58,7 +38,9 @@ def test_presets_are_listed():
 @pytest.mark.slow
 def test_a_run_prints_one_json_object_and_the_plan_shows_what_it_made(tiny_yaml: Path, tmp_path: Path):
     home = tmp_path / "home"
-    result = saeflow("run", tiny_yaml, "--json", SAEFLOW_HOME=str(home), PREFECT_HOME=str(tmp_path / "prefect"))
+    parameters = (tiny_yaml, "--set", "hook_points=[blocks.2.mlp.hook_post]")
+    environment = {"SAEFLOW_HOME": str(home), "PREFECT_HOME": str(tmp_path / "prefect")}
+    result = saeflow_process("run", *parameters, "--json", **environment)
     assert result.returncode == 0, result.stderr
     summary = json.loads(result.stdout)
     assert set(summary) == {"experiment", "home", "report", "stages", "dictionaries", "warnings"}
@@ -66,12 +48,12 @@ def test_a_run_prints_one_json_object_and_the_plan_shows_what_it_made(tiny_yaml:
     assert Path(summary["home"]) == home
     assert Path(summary["report"]).is_file()
     assert not any(stage["cached"] for stage in summary["stages"])
-    assert len(summary["dictionaries"]) == 10
+    assert len(summary["dictionaries"]) == 5
     for entry in summary["dictionaries"]:
         assert {"ref", "path", "hook_point", "method", "params", "l0", "fvu", "dead_fraction"} <= set(entry)
         assert (Path(entry["path"]) / "dictionary.safetensors").is_file()
     assert "harvest  100 %" in result.stderr
-    plan = saeflow("check", tiny_yaml, "--home", home)
-    assert plan.returncode == 0
+    plan = saeflow("check", *parameters, "--home", home)
+    assert plan.returncode == 0, plan.stderr
     assert plan.stdout.count("\n  made ") == len(summary["stages"])
     assert "to do" not in plan.stdout

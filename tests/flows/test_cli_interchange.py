@@ -1,6 +1,5 @@
 """`saeflow export` and `saeflow import` as a person runs them, with directories and with a hub on this machine."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -8,11 +7,11 @@ import torch
 
 from sae_core import TopK, load_dictionary
 from storage.artifacts import ArtifactStore
+from tests.flows.command import Result, assert_refused, saeflow_process
 from tests.flows.loopback_hub import hub_of
-from tests.flows.test_cli import assert_refused, saeflow
 
 
-def printed(result: subprocess.CompletedProcess[str]) -> list[str]:
+def printed(result: Result) -> list[str]:
     assert result.returncode == 0, result.stderr
     return result.stdout.splitlines()
 
@@ -27,13 +26,13 @@ def test_a_dictionary_travels_over_the_hub(tmp_path: Path):
         place = "hf:someone/saes/layer_3"
         export = ("export", tmp_path / "sae", "--format", "saelens", "--to", place)
 
-        refused = saeflow(*export, **there)
+        refused = saeflow_process(*export, **there)
         assert_refused(refused, "someone/saes", "cannot be written", "$HF_TOKEN is not set")
-        assert printed(saeflow(*export, HF_TOKEN="hf_secret", **there))[0].startswith(hub.url)
+        assert printed(saeflow_process(*export, HF_TOKEN="hf_secret", **there))[0].startswith(hub.url)
         assert sorted(hub.files) == ["layer_3/cfg.json", "layer_3/sae_weights.safetensors"]
 
         arguments = ("import", place, "--hook-point", "blocks.3.hook_resid_post", "--home", home)
-        reference, directory = printed(saeflow(*arguments, HF_TOKEN="hf_secret", **there))
+        reference, directory = printed(saeflow_process(*arguments, HF_TOKEN="hf_secret", **there))
     assert Path(directory) == home / reference
     read = load_dictionary(Path(directory))
     x = torch.randn(5, 6)

@@ -11,13 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from flows.catalogue import Catalogue
-from flows.experiment import look_up, ready, run_experiment, stages
+from flows.experiment import run_experiment
 from flows.experiment_records import ExperimentRecords
 from flows.parameters import ExperimentConfig
 from flows.preflight import prepare
 from flows.pruning import plan
+from flows.room import ready
+from flows.stages import look_up, stages
 from tasks.caching import artifacts
 from tasks.errors import ExperimentError
 from tests.conftest import write_model
@@ -37,6 +41,14 @@ def recorded() -> dict[str, Any]:
     return ExperimentRecords(artifacts().home_location).read("tiny")
 
 
+def told(key: str, version: int) -> str:
+    """What a run says in the UI, in the words of its first or a later version."""
+    with get_client(sync_client=True) as client:
+        named = ArtifactFilter(key=ArtifactFilterKey(any_=[key]))
+        versions = sorted(client.read_artifacts(artifact_filter=named), key=lambda artifact: artifact.created)
+    return str(versions[version].data)
+
+
 def digests() -> dict[str, str]:
     return {str(ref): ref.digest for ref, _ in artifacts().list()}
 
@@ -54,7 +66,21 @@ def test_an_experiment_is_made_once_and_what_is_lost_or_damaged_is_made_again(
         "state": "finished",
         "artifacts": sorted(everything),
     }
+    assert "| harvest | harvest | to make |" in told("tiny-plan", 0)
+    assert "no earlier run" in told("tiny-verdict", 0)
     assert made(run(tiny_experiment)) == []
+    assert "nothing to do: all is found" in told("tiny-plan", 1)
+    assert "10 dictionaries are in both, 0 are new, 0 are not there any more. No metric changed" in told(
+        "tiny-verdict", 1
+    )
+    assert {row["dictionary"] for row in json.loads(told("tiny-dictionaries", 1))} == {
+        entry["ref"] for entry in first["dictionaries"]
+    }
+    assert str(Path(first["report"]).parent) in told("tiny-report", 1)
+
+    anew = made(run(tiny_experiment, invalidate_from="evaluate"))
+    assert anew == [name for name in made(first) if name.startswith("evaluate")] + ["report"]
+    assert digests() == everything
 
     topk = next(entry for entry in first["dictionaries"] if entry["method"] == "topk")
     lost = next(ref for ref, _ in artifacts().list() if str(ref) == topk["ref"])

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,15 @@ from storage.locations import LocalDirectory
 @pytest.fixture
 def records(tmp_path: Path) -> ExperimentRecords:
     return ExperimentRecords(LocalDirectory(tmp_path))
+
+
+def kill_during(work: Callable[[], None]) -> None:
+    """Do `work` in a process that is no more when this returns."""
+    child = os.fork()
+    if child == 0:
+        work()
+        os._exit(0)
+    os.waitpid(child, 0)
 
 
 def test_a_record_names_what_a_run_needs_from_its_beginning_on(records: ExperimentRecords):
@@ -32,8 +43,7 @@ def test_while_another_run_is_under_way_the_last_result_stands_and_both_runs_are
     first.uses(["tokens/t", "dictionary/one"])
     first.finish({"config": {"k": 1}, "stages": ["a"]})
 
-    killed = RunRecord(records, "tiny", {"config": {"k": 2}})
-    killed.uses(["tokens/t", "dictionary/two"])
+    kill_during(lambda: RunRecord(records, "tiny", {"config": {"k": 2}}).uses(["tokens/t", "dictionary/two"]))
     under_way = records.read("tiny")
     assert (under_way["config"], under_way["stages"], under_way["state"]) == ({"k": 1}, ["a"], "running")
     assert under_way["artifacts"] == ["dictionary/one", "dictionary/two", "tokens/t"]
@@ -43,6 +53,20 @@ def test_while_another_run_is_under_way_the_last_result_stands_and_both_runs_are
     assert "dictionary/two" in records.read("tiny")["artifacts"]
     third.finish({"config": {"k": 3}, "stages": ["b"]})
     assert records.read("tiny")["artifacts"] == ["dictionary/three", "tokens/t"]
+
+
+def test_runs_of_one_name_that_are_under_way_together_keep_what_either_needs(records: ExperimentRecords):
+    one, other = RunRecord(records, "tiny", {}), RunRecord(records, "tiny", {})
+    one.uses(["tokens/one"])
+    other.uses(["tokens/other"])
+    one.uses(["dictionary/one"])
+    assert records.used() == {"tiny": ["dictionary/one", "tokens/one", "tokens/other"]}
+    one.finish({"stages": ["a"]})
+    assert records.used() == {"tiny": ["dictionary/one", "tokens/one", "tokens/other"]}
+    assert records.read("tiny")["state"] == "running"
+    other.finish({"stages": ["b"]})
+    assert records.used() == {"tiny": ["tokens/other"]}
+    assert records.read("tiny")["state"] == "finished"
 
 
 def test_the_first_run_to_be_killed_leaves_its_configuration_until_the_next_begins(records: ExperimentRecords):

@@ -1,13 +1,19 @@
+import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from flows.experiment import ready
-from flows.parameters import load_config
+from flows.parameters import ExperimentConfig, load_config
 from flows.preflight import prepare
+from flows.room import ready
 from tasks.caching import artifacts
 from tasks.corpus import tokenize
 from tasks.errors import ExperimentError
+from tasks.harvest import harvest
+from tests.conftest import write_text
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -47,3 +53,47 @@ def test_threads_do_not_depend_on_what_is_left_to_do(tiny_yaml: Path):
     tokenize.build(model=first.model, corpus=first.corpus)
     assert prepare(config).compute == first.compute
     assert prepare(config).workers * prepare(config).compute.threads <= prepare(config).compute_harvest.threads
+
+
+def test_hook_points_that_do_not_fit_in_memory_together_are_refused(tiny_yaml: Path, monkeypatch: pytest.MonkeyPatch):
+    config = load_config(str(tiny_yaml))
+    prepare(config)
+    monkeypatch.setattr("os.sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}[name])
+    with pytest.raises(ExperimentError, match=r"2 hook points at once takes [\d.]+ MiB of memory, .* has 3\.9 MiB"):
+        prepare(config)
+
+
+def test_activations_that_are_gone_on_from_need_no_room_again(
+    tiny_experiment: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    corpus = {"sources": [str(folder)], "tokens": 60_000, "held_out_tokens": 4000, "context_length": 32}
+
+    def extended(**more: Any) -> ExperimentConfig:
+        return ExperimentConfig.model_validate({**tiny_experiment, "corpus": {**corpus, **more}})
+
+    def add(name: str, seed: int) -> None:
+        texts = write_text(60, seed).split("\n\n")
+        (folder / name).write_text("\n".join(json.dumps({"text": text}) for text in texts))
+
+    add("a.jsonl", seed=1)
+    first = prepare(extended())
+    tokens = tokenize.build(model=first.model, corpus=first.corpus, base=None)
+    activations = harvest.build(
+        model=first.model,
+        tokens=tokens,
+        hook_points=first.config.hook_points,
+        dtype=first.dtype,
+        storage=first.config.storage,
+        compute=first.compute_harvest,
+    )
+    add("b.jsonl", seed=2)
+    config = extended(extends=str(tokens))
+    harvested = sum(file["size"] for file in artifacts().manifest(activations)["files"])
+    total = sum(prepare(config).bytes_needed.values())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=int(1.05 * (total - harvested / 2))))
+    ready(config)
+    artifacts().remove(activations)
+    with pytest.raises(ExperimentError, match="needs about"):
+        ready(config)

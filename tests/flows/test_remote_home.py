@@ -14,7 +14,7 @@ from flows.parameters import ExperimentConfig
 from storage.artifacts import ArtifactStore
 from storage.object_storage import ObjectLocation
 from tasks.caching import artifacts
-from tests.flows.test_cli import assert_refused, saeflow
+from tests.flows.command import assert_refused, saeflow
 
 
 def digests() -> dict[str, str]:
@@ -44,7 +44,7 @@ def test_an_experiment_in_a_bucket_makes_what_a_local_one_makes_and_finds_it_fro
 
     monkeypatch.setenv("SAEFLOW_CACHE", str(tmp_path / "cache"))
     remote = f"{bucket}/runs"
-    first = saeflow("run", tmp_path / "tiny.yaml", "--home", remote, "--json", PREFECT_API_URL=prefect_server)
+    first = saeflow("run", tmp_path / "tiny.yaml", "--home", remote, "--json")
     assert first.returncode == 0, first.stderr
     summary = json.loads(first.stdout)
     assert summary["home"] == remote

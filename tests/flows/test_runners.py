@@ -1,16 +1,21 @@
 """Whatever runs the tasks side by side, and however many there are, the bytes are the same."""
 
+import os
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from flows.experiment import run_experiment
 from flows.parameters import ExperimentConfig
 from flows.runners import task_runner
 from storage.artifacts import ArtifactStore
 from tasks.errors import ExperimentError
+from tasks.harvest import harvest_share
 from tasks.specs import ComputeSpec
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -23,10 +28,21 @@ def small_parts(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory, tiny_experiment: dict[str, Any], prefect_server: str):
+def parameters(tiny_experiment: dict[str, Any]) -> dict[str, Any]:
+    """As little as there can be side by side: two shares of a harvest, two dictionaries."""
+    return {
+        **tiny_experiment,
+        "hook_points": ["blocks.2.mlp.hook_post"],
+        "dictionaries": tiny_experiment["dictionaries"][1:],
+        "baselines": [{"method": "pca", "k": 4}],
+    }
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory, parameters: dict[str, Any], prefect_server: str):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tasks.harvest.default_chunk_rows", lambda d, itemsize: 256)
-        return digests(patch, tmp_path_factory.mktemp("here"), tiny_experiment, workers=1)
+        return digests(patch, tmp_path_factory.mktemp("here"), parameters, workers=1)
 
 
 def digests(patch: pytest.MonkeyPatch, home: Path, parameters: dict[str, Any], **compute: Any) -> dict[str, str]:
@@ -36,17 +52,30 @@ def digests(patch: pytest.MonkeyPatch, home: Path, parameters: dict[str, Any], *
     return {str(ref): ref.digest for ref, _ in ArtifactStore(home).list()}
 
 
+@task(name="harvest share", cache_policy=NO_CACHE, persist_result=False)
+def signed_share(**call: Any) -> None:
+    """A share of the harvest that leaves the number of its process."""
+    harvest_share.fn(**call)
+    (Path(os.environ["SAEFLOW_HOME"]).with_suffix(".shares") / uuid.uuid4().hex).write_text(str(os.getpid()))
+
+
 @pytest.mark.parametrize("runner", ["processes", "dask", "ray"])
 def test_a_runner_gives_the_bytes_of_a_run_in_one_process(
     runner: str,
     expected: dict[str, str],
-    tiny_experiment: dict[str, Any],
+    parameters: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     prefect_server: str,
 ):
-    found = digests(monkeypatch, tmp_path, tiny_experiment, runner=runner, workers=2, harvest_workers=2)
+    home, shares = tmp_path / "home", tmp_path / "home.shares"
+    shares.mkdir()
+    monkeypatch.setattr("tasks.harvest.harvest_share", signed_share)
+    found = digests(monkeypatch, home, parameters, runner=runner, workers=2, harvest_workers=2)
     assert found == expected
+    made_by = [int(file.read_text()) for file in shares.iterdir()]
+    assert len(made_by) == 2
+    assert os.getpid() not in made_by
 
 
 def test_an_address_without_a_cluster_is_refused():

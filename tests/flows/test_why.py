@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from flows.catalogue import Catalogue
-from flows.experiment import Job, stages
 from flows.parameters import ExperimentConfig, load_config
 from flows.preflight import prepare
+from flows.stages import Job, stages
 from flows.why import Answer, answers, chosen
 from storage.artifacts import ArtifactRef
 from storage.lineage import short

@@ -1,6 +1,9 @@
 """A small store whose rows can be recognised: their first two columns are exact functions of their id."""
 
+import errno
+import json
 import multiprocessing
+import uuid
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ import torch
 
 from storage.activations import ActivationStore
 from storage.layout import StoreLayout
+from tests.storage.google_storage import GoogleStorage
 
 HOOKS = {"blocks.0.hook_resid_post": 8, "blocks.1.hook_resid_post": 12}
 HOOK = "blocks.0.hook_resid_post"
@@ -69,3 +73,30 @@ def tokens_of(batches):
 @pytest.fixture
 def store(tmp_path):
     return write(tmp_path / "store", small_layout())
+
+
+@pytest.fixture
+def google(monkeypatch):
+    """A server that the environment leads to."""
+    server = GoogleStorage()
+    key = {"disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
+    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", json.dumps(key))
+    monkeypatch.setenv("GOOGLE_BASE_URL", server.url)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def google_bucket(google):
+    """The URI of an empty bucket."""
+    return f"gs://bucket-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def no_hard_links(monkeypatch):
+    """As on exFAT."""
+
+    def refuse(source, target):
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(source), None, str(target))
+
+    monkeypatch.setattr("os.link", refuse)

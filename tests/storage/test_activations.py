@@ -1,6 +1,7 @@
 """Writing: what is committed is what was given, once, whatever happened in between."""
 
 import json
+import logging
 import resource
 import shutil
 from contextlib import contextmanager
@@ -301,6 +302,26 @@ def test_sequences_of_an_extension_are_in_parts_of_its_own():
     assert all((part < 25).all() or (part >= 25).all() for part in parts)
     before = small_layout()
     assert all(np.array_equal(parts[part], before.part_sequences(part)) for part in range(before.n_parts))
+
+
+@pytest.mark.parametrize("how", ["flipped", "missing"])
+def test_a_part_that_is_damaged_in_the_store_it_comes_from_is_written_anew(tmp_path, caplog, how):
+    first = write(tmp_path / "first", small_layout())
+    longer = small_layout(segments=(25, 11), tokens_digest="more")
+    write(tmp_path / "at once", longer)
+    chunk = tmp_path / "first/data.zarr" / HOOK / "acts/c/2/0"
+    data = bytearray(chunk.read_bytes())
+    data[20] ^= 4
+    chunk.unlink()
+    if how == "flipped":
+        chunk.write_bytes(data)
+    writer = ActivationStore.create(tmp_path / "longer", longer)
+    with caplog.at_level(logging.WARNING, "saeflow.storage"):
+        writer.adopt(first)
+    assert writer.missing_parts() == [1, 4, 5]
+    assert f"part 1 is written anew: {chunk}" in caplog.text
+    write(tmp_path / "longer", longer)
+    assert files_of(tmp_path / "longer") == files_of(tmp_path / "at once")
 
 
 def test_only_the_beginning_of_a_store_can_be_adopted(tmp_path):

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,6 +41,23 @@ def test_an_artifact_is_built_once_and_then_found(tmp_path):
     assert build(store, make, seed=1) == ref == store.find("tokens", "k")
     assert len(calls) == 1
     assert files_of(store.path(ref)).keys() == {"folder/a.bin", "b.json", "manifest.json"}
+
+
+def test_a_temporary_file_that_its_writer_removes_itself_disturbs_no_build(tmp_path, monkeypatch):
+    store = ArtifactStore(tmp_path)
+    stray = tmp_path / "tokens/k.partial/a.bin.1-2.partial"
+    stray.parent.mkdir(parents=True)
+    stray.write_bytes(b"torn")
+    unlink = Path.unlink
+
+    def be_late(path, missing_ok=False):
+        if path == stray:
+            unlink(path)
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", be_late)
+    build(store, write_two_files, resumable=True)
+    assert not stray.exists()
 
 
 def test_the_manifest_tells_where_an_artifact_came_from(tmp_path):

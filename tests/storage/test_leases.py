@@ -8,7 +8,7 @@ import pytest
 
 from storage.errors import StorageError
 from storage.leases import Lease, Leases
-from storage.object_storage import ObjectLocation
+from storage.object_storage import ObjectLocation, Version
 from tests.storage.killable import TIMES, Killable
 
 
@@ -53,6 +53,17 @@ def test_who_should_not_wait_is_refused_while_the_holder_lives(leases: Leases):
         assert time.monotonic() - started < TIMES.dead
 
 
+def test_a_lease_is_renewed_and_taken_over_where_generations_are_compared(google_bucket: str):
+    leases = Leases(ObjectLocation(f"{google_bucket}/home/locks"), TIMES)
+    with leases.hold("tokens", "k") as lease:
+        lease.renew()
+        lease.check()
+    dead = Lease(leases.location, "tokens-k.lease", "tokens/k", TIMES)
+    assert dead.take(None)
+    with leases.hold("tokens", "k"), pytest.raises(StorageError, match="taken over"):
+        dead.renew()
+
+
 @pytest.fixture
 def killed_holder(leases: Leases) -> None:
     """A process took the lease, and was killed."""
@@ -94,7 +105,7 @@ def test_a_holder_that_lives_is_waited_for_however_long_it_takes(leases: Leases)
         time.sleep(1.3 * TIMES.dead)
         with ThreadPoolExecutor(1) as pool:
             taken = pool.submit(
-                lambda: Lease(leases.location, "tokens-k.lease", "tokens/k", TIMES).take("an old e-tag")
+                lambda: Lease(leases.location, "tokens-k.lease", "tokens/k", TIMES).take(Version("an old e-tag", None))
             )
             assert taken.result() is False
     assert not leases.is_held("tokens", "k")
@@ -119,14 +130,14 @@ def test_a_lease_that_was_removed_is_lost(leases: Leases):
 
 def test_a_renewal_whose_answer_was_lost_is_no_loss(leases: Leases):
     with leases.hold("tokens", "k") as lease:
-        before = lease._e_tag
+        before = lease._version
         lease.renew()
-        lease._e_tag = before  # as if the answer had never come
+        lease._version = before  # as if the answer had never come
         lease.renew()
         lease.check()
-        there = leases.location.read_tagged("tokens-k.lease")
+        there = leases.location.read_versioned("tokens-k.lease")
         assert there is not None
-        assert lease._e_tag == there.e_tag != before
+        assert lease._version == there.version != before
 
 
 def test_a_lease_can_be_held_for_a_home_at_the_root_of_a_bucket(bucket: str):

@@ -1,17 +1,21 @@
 """A directory and an object store keep the same promises; and what only one writer may write, only one writes."""
 
+import asyncio
 import hashlib
+import itertools
 import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from zarr.core.buffer import default_buffer_prototype
 
 from storage.activations import ActivationStore
 from storage.errors import StorageError
@@ -19,7 +23,7 @@ from storage.locations import LocalDirectory, Location, open_location, remove_fi
 from storage.object_storage import ObjectLocation
 from storage.parallel import at_once
 from tests.object_store import ENVIRONMENT, new_bucket
-from tests.storage.conftest import HOOK, files_of, rows_of, small_layout
+from tests.storage.conftest import HOOK, files_of, rows_of, small_layout, write
 
 Places = Callable[[str], Location]
 
@@ -82,6 +86,44 @@ def test_of_many_writers_of_a_new_file_exactly_one_wins(places: Places):
     assert len(place.names()) == 4
 
 
+def test_files_that_another_writer_renames_meanwhile_are_listed_or_not(tmp_path: Path):
+    place = LocalDirectory(tmp_path)
+    done = threading.Event()
+
+    def write() -> None:
+        for number in itertools.count():
+            if done.is_set():
+                return
+            (tmp_path / f"{number}.partial").write_bytes(b"x")
+            (tmp_path / f"{number}.partial").rename(tmp_path / f"{number % 50}")
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(write)
+        try:
+            for _ in range(500):
+                assert set(place.sizes().values()) <= {0, 1}
+        finally:
+            done.set()
+    assert place.names() == sorted(str(number) for number in range(50))
+
+
+@pytest.mark.usefixtures("no_hard_links")
+def test_a_directory_without_hard_links_keeps_its_promises(tmp_path: Path):
+    place = LocalDirectory(tmp_path / "place")
+    assert place.commit_new("x", b"1")
+    assert not place.commit_new("x", b"2")
+    assert place.read("x") == b"1"
+    assert place.names() == ["x"]
+    place.child("copy").copy_from(place, ["x"])
+    assert place.read("copy/x") == b"1"
+    layout = small_layout()
+    store = write(tmp_path / "store", layout)
+    store.verify()
+    longer = ActivationStore.create(tmp_path / "longer", small_layout(segments=(25, 11), tokens_digest="more"))
+    longer.adopt(store)
+    assert longer.missing_parts() == [4, 5]
+
+
 def test_files_of_another_place_are_copied(places: Places, tmp_path: Path, bucket: str):
     names = ["a", "folder/b"]
     for source in (places("source"), LocalDirectory(tmp_path / "other"), ObjectLocation(f"{bucket}/other")):
@@ -107,18 +149,19 @@ def test_a_local_copy_is_a_link_and_one_in_a_bucket_is_made_by_the_server(tmp_pa
     assert ObjectLocation(f"{bucket}/b").uploaded_sha256("x") == "a checksum"
 
 
-def test_a_conditional_write_needs_what_was_seen(bucket: str):
-    place = ObjectLocation(bucket)
+@pytest.mark.parametrize("kind", ["bucket", "google_bucket"])
+def test_a_conditional_write_needs_what_was_seen(kind: str, request: pytest.FixtureRequest):
+    place = ObjectLocation(request.getfixturevalue(kind))
     first = place.create("x", b"1")
     assert first is not None
     assert place.create("x", b"2") is None
     second = place.replace("x", b"2", first)
     assert second is not None
     assert place.replace("x", b"3", first) is None
-    assert place.read_tagged("x") == (b"2", second)
+    assert place.read_versioned("x") == (b"2", second)
     place.remove("x")
     assert place.replace("x", b"3", second) is None
-    assert place.read_tagged("x") is None
+    assert place.read_versioned("x") is None
 
 
 def test_a_large_file_goes_up_and_comes_down_in_pieces(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -140,15 +183,35 @@ def test_many_files_are_removed_at_once(bucket: str):
     assert place.names() == ["0"]
 
 
-def test_a_guard_keeps_a_writer_that_lost_its_right_from_committing(bucket: str):
+def test_a_guard_keeps_a_writer_that_lost_its_right_from_changing_anything(bucket: str, tmp_path: Path):
     def refuse() -> None:
         raise StorageError("lost")
 
-    place = ObjectLocation(bucket).guarded(refuse).child("folder")
-    for write in (place.commit, place.commit_new):
+    def write_chunk(name: str) -> None:
+        asyncio.run(store.set(name, default_buffer_prototype().buffer.from_bytes(b"2")))
+
+    place = ObjectLocation(bucket).child("folder")
+    place.commit("x", b"1")
+    before = place.listing()
+    (tmp_path / "y").write_bytes(b"2")
+    late = place.guarded(refuse)
+    store = late.zarr_store()
+    changes: list[Callable[[], object]] = [
+        lambda: late.commit("y", b"2"),
+        lambda: late.commit_new("y", b"2"),
+        lambda: late.copy_from(LocalDirectory(tmp_path), ["y"]),
+        lambda: late.child("sub").copy_from(place, ["x"]),
+        lambda: late.upload("x", tmp_path / "y", "a checksum"),
+        lambda: late.remove("x"),
+        lambda: late.remove_all(["x"]),
+        lambda: write_chunk("x"),
+        lambda: asyncio.run(store.delete("x")),
+    ]
+    for change in changes:
         with pytest.raises(StorageError, match="lost"):
-            write("x", b"1")
-    assert ObjectLocation(bucket).names() == []
+            change()
+    assert place.listing() == before
+    assert late.read("x") == b"1"
 
 
 def test_an_activation_store_is_the_same_files_in_a_directory_and_in_a_bucket(tmp_path: Path, bucket: str):

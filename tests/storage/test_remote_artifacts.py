@@ -3,8 +3,10 @@
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -17,6 +19,7 @@ from storage.manifests import Filled
 from storage.remote_artifacts import RemoteArtifactStore, cache_of
 from tests.object_store import FaultyProxy
 from tests.storage.conftest import HOOK, files_of, small_layout, write
+from tests.storage.google_storage import GoogleStorage
 from tests.storage.killable import FILES, TIMES, Killable, content
 
 Store = ArtifactStore | RemoteArtifactStore
@@ -310,6 +313,20 @@ def test_of_two_machines_that_want_the_same_artifact_one_builds_and_the_other_wa
     assert len(elsewhere.manifest(ref)["files"]) == FILES
 
 
+def test_a_home_in_google_storage_is_writable_and_holds_what_was_built_here_or_streamed(
+    google_bucket: str, tmp_path: Path
+):
+    home = RemoteArtifactStore(f"{google_bucket}/home", cache=tmp_path / "cache", times=TIMES)
+    home.check_writable()
+    for key, make, streamed in (("k", write_two_files, False), ("streamed", stream_two_files, True)):
+        ref = build(home, make, key=key, streamed=streamed)
+        assert build(home, never, key=key) == ref
+    assert len(list(home.list())) == 2
+    assert home.unfinished() == []
+    home.remove(ref)
+    assert home.find("tokens", "streamed") is None
+
+
 def test_a_builder_that_lost_its_lease_publishes_nothing(remote: RemoteArtifactStore):
     lease = remote.home_location.child("locks")
 
@@ -320,6 +337,21 @@ def test_a_builder_that_lost_its_lease_publishes_nothing(remote: RemoteArtifactS
     with pytest.raises(StorageError, match="another process has taken over tokens/k"):
         build(remote, make, streamed=True)
     assert remote.find("tokens", "k") is None
+
+
+def test_a_builder_that_lost_its_lease_deletes_nothing(remote: RemoteArtifactStore):
+    ref = build(remote, write_two_files)
+
+    def make(place: Location) -> None:
+        remote.home_location.child("locks").commit("tokens-k.lease", b"another's")
+        time.sleep(3 * TIMES.renew)
+        place.remove("folder/a.bin")
+
+    place = remote.location(ref)
+    place.remove("b.json")
+    with pytest.raises(StorageError, match="another process has taken over tokens/k"):
+        build(remote, make, streamed=True, resumable=True)
+    assert place.exists("folder/a.bin")
 
 
 def test_a_damaged_chunk_of_a_store_in_a_bucket_is_named_and_costs_one_part(remote: RemoteArtifactStore):
@@ -371,6 +403,17 @@ def test_a_home_is_writable_or_says_what_is_wrong(store: Store, tmp_path: Path, 
     for unusable in (ArtifactStore(tmp_path / "file"), RemoteArtifactStore(bucket, cache=tmp_path / "file")):
         with pytest.raises(StorageError, match=r"file cannot be written to .*--home"):
             unusable.check_writable()
+
+
+@pytest.mark.parametrize("ignored", ["create", "replace"])
+def test_a_home_whose_store_ignores_conditions_is_refused(
+    ignored: Literal["create", "replace"], google: GoogleStorage, google_bucket: str, tmp_path: Path
+):
+    home = RemoteArtifactStore(google_bucket, cache=tmp_path / "cache")
+    google.ignored = ignored
+    with pytest.raises(StorageError, match="does not keep to the condition of a conditional write"):
+        home.check_writable()
+    assert home.home_location.names() == []
 
 
 def test_files_beside_the_artifacts_have_their_place(store: Store):

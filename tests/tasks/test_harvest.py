@@ -7,13 +7,15 @@ import torch
 
 from storage.activations import ActivationStore
 from storage.artifacts import ArtifactRef
+from storage.commits import committed_parts
 from storage.errors import StorageError
-from storage.locations import open_location
+from storage.locations import Location, open_location
 from tasks import corpus, language_model
 from tasks.caching import artifacts
 from tasks.capture import capture
 from tasks.compute import Compute
-from tasks.harvest import _check_run, harvest
+from tasks.harvest import PART_BYTES, RUN, harvest, harvest_share, store_layout
+from tasks.language_model import ModelDescription
 from tasks.specs import CorpusSpec, ModelSpec, StorageSpec
 from tests.conftest import CONTEXT, write_text
 
@@ -83,12 +85,48 @@ def test_any_number_of_workers_gives_the_same_bytes(home: Path, model: ArtifactR
     assert not list(home.rglob("scratch"))
 
 
-def test_a_worker_of_a_run_that_was_killed_ends(home: Path, model: ArtifactRef, tokens: ArtifactRef):
-    (home / "place/scratch").mkdir(parents=True)
-    (home / "place/scratch/run").write_text("the new one")
+@pytest.fixture
+def place(home: Path, model: ArtifactRef, tokens: ArtifactRef, monkeypatch: pytest.MonkeyPatch) -> Location:
+    """A harvest that a run has just begun: no part is committed yet."""
+    monkeypatch.setattr("tasks.harvest.default_chunk_rows", lambda d, itemsize: 256)
+    place, told = open_location(home / "place"), language_model.description(model)
+    hook_points, storage = ("blocks.0.hook_resid_post",), StorageSpec(dtype="float32")
+    for seed, split in enumerate(corpus.SPLITS):
+        segments = corpus.segments(tokens, split)
+        layout = store_layout(told, tokens.digest, segments, CONTEXT, hook_points, storage, seed)
+        ActivationStore.create(place.child(split), layout)
+    place.commit(RUN, b"the run")
+    return place
+
+
+def committed(place: Location) -> list[int]:
+    return sorted(committed_parts(place.child("train")))
+
+
+def share(place: Location, run: str, model: ArtifactRef, tokens: ArtifactRef) -> None:
+    parts = (("train", 0), ("train", 1), ("train", 2))
+    harvest_share.fn(place.uri, run, parts, model=model, tokens=tokens, dtype="float32", compute=Compute())
+
+
+def test_a_worker_of_a_run_that_was_killed_ends(place: Location, model: ArtifactRef, tokens: ArtifactRef):
     with pytest.raises(StorageError, match="another run has taken over"):
-        _check_run(open_location(home / "place"), "the old one")
-    _check_run(open_location(home / "place"), "the new one")
+        share(place, "a run before", model, tokens)
+    assert committed(place) == []
+    share(place, "the run", model, tokens)
+    assert committed(place) == [0, 1, 2]
+
+
+def test_a_worker_ends_with_the_part_at_which_another_run_took_over(
+    place: Location, model: ArtifactRef, tokens: ArtifactRef, monkeypatch: pytest.MonkeyPatch
+):
+    def taken_over(bridge: Any, rows: np.ndarray, hook_points: Any) -> Any:
+        place.commit(RUN, b"another run")
+        return capture(bridge, rows, hook_points)
+
+    monkeypatch.setattr("tasks.harvest.capture", taken_over)
+    with pytest.raises(StorageError, match="another run has taken over"):
+        share(place, "the run", model, tokens)
+    assert committed(place) == [0]
 
 
 @pytest.fixture
@@ -131,3 +169,24 @@ def test_a_damaged_earlier_harvest_is_not_gone_on_from(
     grown = harvested(model, extended, "blocks.0.hook_resid_post")
     assert "not gone on from" in caplog.text
     ActivationStore.open(artifacts().path(grown) / "train").verify()
+
+
+def test_many_hook_points_make_parts_smaller_and_not_larger_than_memory():
+    sites = {
+        "resid_pre": 576,
+        "resid_mid": 576,
+        "resid_post": 576,
+        "attn_out": 576,
+        "mlp_out": 576,
+        "mlp.hook_post": 1536,
+    }
+    model = ModelDescription(
+        name="m", architecture="llama", weights="w", n_layers=30, d_model=576, context_length=2048, vocabulary=1,
+        hook_points={f"blocks.{{layer}}.{site}": width for site, width in sites.items()},
+    )  # fmt: skip
+    few = store_layout(model, "t", (9,), 256, ["blocks.0.resid_pre"], StorageSpec(), seed=0)
+    names = [f"blocks.{layer}.{site}" for layer in range(30) for site in sites]
+    many = store_layout(model, "t", (9,), 256, names, StorageSpec(), seed=0)
+    assert few.part_rows * 576 * 4 <= PART_BYTES
+    assert many.part_rows * sum(many.hook_points.values()) * 4 <= PART_BYTES
+    assert many.chunk_rows < few.chunk_rows
