@@ -10,7 +10,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-peers lint install acknowledge clean
+.PHONY: demo test test-browser test-peers test-services lint install acknowledge clean
 
 demo: install
 	$(BIN)/saeflow run quickstart
@@ -23,6 +23,18 @@ test: install lint
 # them into an environment of its own under $$SAEFLOW_PEERS, by default ~/.cache/saeflow/peers.
 test-peers: install
 	$(BIN)/pytest -m peers -s tests/peers
+
+# Kill flow runs, workers and both, on Prefect servers with SQLite and with Postgres (Debian's package).
+test-services: install
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || apt-get install --yes --no-install-recommends postgresql
+	$(BIN)/pytest -m services tests/services
+
+# The Prefect UI in a real browser against a real `saeflow up`: Debian's Chromium, with PyPI's playwright. With
+# SAEFLOW_SCREENSHOTS=DIRECTORY every step leaves a picture there.
+test-browser: install
+	test -x "$${CHROMIUM:-/usr/bin/chromium}" || { apt-get update && apt-get install --yes chromium; }
+	$(PIP) --editable '.[dev,browser]'
+	$(BIN)/pytest -m browser tests/browser
 
 lint: install
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 
 from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
 from prefect.futures import PrefectFuture
 from prefect.states import Crashed
 
@@ -23,8 +24,8 @@ def make(jobs: Sequence[Job], crew: Crew) -> list[ArtifactRef]:
 
     Every job is done with before a failure is raised, so that what can be made is made. When the system kills one
     process, for want of memory say, its pool is gone, and the work of its neighbours with it, up to their last
-    checkpoints. They go on from there in a new pool: once as many at a time as before, then half as many, until a job
-    that is killed alone is the one to blame.
+    checkpoints. They go on from there in a new pool, half as many at a time, until a job that is killed alone is the
+    one to blame.
 
     Raises the first failure; ExperimentError for a job whose process was killed each time.
     """
@@ -36,7 +37,7 @@ def make(jobs: Sequence[Job], crew: Crew) -> list[ArtifactRef]:
             made[number] = job.step.run(job.run_name, **job.inputs)
         else:
             left.append(number)
-    size, tries = crew.size, 0
+    at_once = size = crew.size
     while left:
         futures = {number: jobs[number].step.submit(jobs[number].run_name, **jobs[number].inputs) for number in left}
         left = []
@@ -53,14 +54,16 @@ def make(jobs: Sequence[Job], crew: Crew) -> list[ArtifactRef]:
         names = [jobs[number].name for number in left]
         _tell_crashed(futures[number] for number in left)
         if size == 1:
-            failures[left[0]] = _killed(jobs[left.pop(0)])
+            to_blame = left.pop(0)  # jobs are begun in order
+            failures[to_blame] = _killed(jobs[to_blame])
         else:
-            tries += 1
-            size = size if tries == 1 else max(1, size // 2)
+            size //= 2
             logger.warning(
                 "a process was killed while it worked on one of: %s. They go on, %d at a time.", ", ".join(names), size
             )
         crew.renew(size)
+    if size < at_once:
+        crew.renew(at_once)
     for number in sorted(failures):
         raise failures[number]
     return [made[number] for number in range(len(jobs))]
@@ -80,5 +83,7 @@ def _tell_crashed(futures: Iterable[Future]) -> None:
         for future in futures:
             try:
                 client.set_task_run_state(future.task_run_id, Crashed(message="its process was killed"), force=True)
+            except ObjectNotFound:  # it died before the server heard of it
+                continue
             except Exception as error:
                 logger.warning("the Prefect server was not told of a killed task: %s", error)
