@@ -10,7 +10,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-browser test-peers test-services lint install acknowledge clean
+.PHONY: demo test test-browser test-peers test-services test-kubernetes lint install acknowledge clean
 
 demo: install
 	$(BIN)/saeflow run quickstart
@@ -33,8 +33,13 @@ test-services: install
 # SAEFLOW_SCREENSHOTS=DIRECTORY every step leaves a picture there.
 test-browser: install
 	test -x "$${CHROMIUM:-/usr/bin/chromium}" || { apt-get update && apt-get install --yes chromium; }
-	$(PIP) --editable '.[dev,browser]'
+	$(PIP) --editable '.[browser]'
 	$(BIN)/pytest -m browser tests/browser
+
+# What Prefect's Kubernetes worker makes of the job template.
+test-kubernetes: install
+	$(PIP) --editable '.[kubernetes]'
+	$(BIN)/pytest -m kubernetes tests/docker
 
 lint: install
 	$(BIN)/ruff check .
