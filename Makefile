@@ -27,7 +27,7 @@ test-peers: install
 # Kill flow runs, workers and both, on Prefect servers with SQLite and with Postgres (Debian's package).
 test-services: install
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || apt-get install --yes --no-install-recommends postgresql
-	$(BIN)/pytest -m services tests/services
+	$(BIN)/pytest -m services tests
 
 # The Prefect UI in a real browser against a real `saeflow up`: Debian's Chromium, with PyPI's playwright. With
 # SAEFLOW_SCREENSHOTS=DIRECTORY every step leaves a picture there.

@@ -39,7 +39,7 @@ def plan(prepared: Prepared, until: StageName, hook_points: Collection[str] | No
     from_stage = prepared.config.invalidate_from
     first = len(STAGES) if from_stage is None else STAGES.index(from_stage)
     to_do = [stage for stage in found if stage.ref is None or STAGES.index(stage.job.stage) >= first]
-    with _server_may_fail():
+    with server_may_fail():
         create_markdown_artifact(
             key=artifact_key(prepared.config.name, "plan"),
             markdown=plan_text(prepared, found, to_do),
@@ -76,7 +76,7 @@ def plan_text(prepared: Prepared, found: Sequence[Stage], to_do: Sequence[Stage]
 def results(config: ExperimentConfig, result: Mapping[str, Any], last: Mapping[str, Any] | None) -> None:
     """Show the table of dictionaries, the verdict beside the last run of this experiment, and where the report is."""
     rows = result["dictionaries"]
-    with _server_may_fail():
+    with server_may_fail():
         create_table_artifact(
             key=artifact_key(config.name, "dictionaries"),
             table=[{**_told(entry, rows), "dictionary": entry["ref"]} for entry in rows],
@@ -159,7 +159,7 @@ def _changes(row: Mapping[str, Any], old: Mapping[str, Any], rows: Sequence[Mapp
 
 
 @contextlib.contextmanager
-def _server_may_fail() -> Iterator[None]:
+def server_may_fail() -> Iterator[None]:
     try:
         yield
     except Exception as error:

@@ -22,6 +22,10 @@ TAG = "saeflow"
 SECONDS_BETWEEN_HEARTBEATS = 30  # the least that Prefect allows
 SECONDS_WITHOUT_HEARTBEAT = 90
 
+# A worker reports a killed process twice: at once, and after it has looked for the flow's hooks, which takes as long as
+# importing the flow. A run that was taken up again before would be declared crashed by the second report while it runs.
+SECONDS_BEFORE_RESUME = 60
+
 _RUN = {"prefect.resource.id": "prefect.flow-run.*"}
 _OURS = {"prefect.resource.id": f"prefect.tag.{TAG}", "prefect.resource.role": "tag"}
 
@@ -29,7 +33,8 @@ _OURS = {"prefect.resource.id": f"prefect.tag.{TAG}", "prefect.resource.role": "
 _SIGNS_OF_LIFE = {
     f"prefect.flow-run.{name}"
     for name in (
-        "heartbeat", "Completed", "Failed", "Crashed", "Cancelled", "Cancelling", "Paused", "Suspended", "AwaitingRetry",
+        "heartbeat", "Completed", "Failed", "Crashed", "Cancelled", "Cancelling", "Paused", "Suspended",
+        "AwaitingRetry",
     )
 }  # fmt: skip
 
@@ -37,7 +42,19 @@ _SIGNS_OF_LIFE = {
 _NOT_AN_ERROR_OF_THE_CODE = "!*status code* 1.*"
 
 
-def automations(seconds_without_heartbeat: float = SECONDS_WITHOUT_HEARTBEAT) -> list[AutomationCore]:
+# A person, or a second report, was faster.
+_WENT_ON = {
+    f"prefect.flow-run.{name}"
+    for name in (
+        "AwaitingRetry", "Scheduled", "Late", "Pending", "Submitting", "Running", "Completed", "Failed", "Cancelling",
+        "Cancelled",
+    )
+}  # fmt: skip
+
+
+def automations(
+    seconds_without_heartbeat: float = SECONDS_WITHOUT_HEARTBEAT, seconds_before_resume: float = SECONDS_BEFORE_RESUME
+) -> list[AutomationCore]:
     """Everything that is kept on the server, by name."""
     return [
         AutomationCore(
@@ -53,9 +70,11 @@ def automations(seconds_without_heartbeat: float = SECONDS_WITHOUT_HEARTBEAT) ->
                 threshold=1,
                 within=timedelta(seconds=seconds_without_heartbeat),
             ),
-            actions=[
+            actions=[  # pyright: ignore[reportArgumentType]
                 ChangeFlowRunState(
+                    name=None,
                     state=StateType.CRASHED,
+                    force=False,
                     message=f"No heartbeat for {seconds_without_heartbeat:g} seconds: the process that ran this, its "
                     "worker or its machine is gone.",
                 )
@@ -65,7 +84,8 @@ def automations(seconds_without_heartbeat: float = SECONDS_WITHOUT_HEARTBEAT) ->
             name="saeflow: a crashed run is taken up again",
             description="Puts a crashed run back into the queue. After three times in a row the run fails by itself.",
             trigger=EventTrigger(
-                expect={"prefect.flow-run.Crashed"},
+                after={"prefect.flow-run.Crashed"},
+                expect=_WENT_ON,
                 match={
                     **_RUN,
                     "prefect.run-count": "!0",  # what never ran is not begun again by itself
@@ -73,15 +93,16 @@ def automations(seconds_without_heartbeat: float = SECONDS_WITHOUT_HEARTBEAT) ->
                 },  # pyright: ignore[reportArgumentType]
                 match_related=_OURS,  # pyright: ignore[reportArgumentType]
                 for_each={"prefect.resource.id"},
-                posture=Posture.Reactive,
+                posture=Posture.Proactive,
                 threshold=1,
-                within=timedelta(0),
+                within=timedelta(seconds=seconds_before_resume),
             ),
-            actions=[
+            actions=[  # pyright: ignore[reportArgumentType]
                 ChangeFlowRunState(
                     state=StateType.SCHEDULED,
                     name="AwaitingRetry",
                     message=f"{RESUMED} after a crash.",
+                    force=False,
                 )
             ],
         ),

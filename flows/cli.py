@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows import activation_commands, artifact_commands, service_commands
+from flows import activation_commands, artifact_commands, promotion_commands, service_commands
 from flows.command import Experiment, Home, Overrides, home_uri, prepare_environment, stdout_kept_for_the_result
 from flows.parameters import ExperimentConfig, about, load_config, presets
 from flows.wording import size
@@ -26,7 +26,14 @@ app = typer.Typer(
 )
 app.add_typer(artifact_commands.app, name="artifacts")
 app.add_typer(activation_commands.app, name="activations")
-for command in (service_commands.up, service_commands.deploy, service_commands.reports):
+for command in (
+    service_commands.up,
+    service_commands.deploy,
+    service_commands.reports,
+    promotion_commands.retrain,
+    promotion_commands.promote,
+    promotion_commands.promotions,
+):
     app.command()(command)
 
 

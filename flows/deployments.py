@@ -27,7 +27,7 @@ from prefect.types.entrypoint import EntrypointType
 from prefect.workers.process import ProcessWorker
 
 from flows.automations import SECONDS_BETWEEN_HEARTBEATS, TAG, automations, put_automations
-from flows.parameters import about, load_config, presets
+from flows.parameters import RetrainConfig, about, load_config, presets
 from flows.report_links import REPORTS_URL
 from storage.locations import is_remote
 
@@ -84,6 +84,14 @@ def offers(experiments: Sequence[str] = ()) -> list[Offer]:
             quickstart,
         ),
         Offer("flows.evaluate.evaluate", QUICKSTART, "Everything but the report.", quickstart),
+        Offer(
+            "flows.retrain.retrain",
+            QUICKSTART,
+            "Trains the promoted dictionaries further on what the corpus has new, and promotes those that are not "
+            "worse. Runs of it wait for each other.",
+            {"config": RetrainConfig(experiment=load_config(QUICKSTART)).model_dump(mode="json")},
+            at_once=1,
+        ),
     ]
     return [*whole, *stages]
 

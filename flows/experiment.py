@@ -9,6 +9,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from flows import announcements
+from flows.deployed_home import check_home
 from flows.deployed_training import train_on_deployment
 from flows.experiment_records import ExperimentRecords, RunRecord
 from flows.invalidation import remove_once
@@ -44,6 +45,7 @@ def walk(
     Raises:
         ExperimentError: something is wrong with the configuration or what it names; no work was started.
     """
+    check_home()
     check_resumes(flow_run.id)
     started = datetime.datetime.now(datetime.UTC)
     prepared = ready(config)

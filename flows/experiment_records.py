@@ -109,6 +109,12 @@ class RunRecord:
         self._records.write(self._name, {**result, "state": FINISHED, "artifacts": sorted(self._used)})
         self._records.forget_run(self._name, self._file)
 
+    def leave(self) -> None:
+        """Forget this run, which came to nothing new: the record stays what it was."""
+        self._records.forget_run(self._name, self._file)
+        if self.last_result() is None and not self._records.run_files(self._name):
+            self._records.forget(self._name)
+
     def last_result(self) -> dict[str, Any] | None:
         """The result of the last run of this name that finished, unless there is none or it cannot be read."""
         try:

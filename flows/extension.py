@@ -35,7 +35,7 @@ def find_base(spec: CorpusSpec, model: ArtifactRef, corpus: LocatedCorpus) -> Ar
 
     there: Tokens = {str(ref): (ref, manifest) for ref, manifest in artifacts().list(tokenize.kind)}
     named = _named(spec.extends, there)
-    found = _latest({name: there[name] for name in named if name in there})
+    found = latest({name: there[name] for name in named if name in there})
     if found is None:
         if answer(None) in named:  # deleted, and about to be made again
             return None
@@ -73,7 +73,7 @@ def _named(name: str, there: Tokens) -> list[str]:
     return named
 
 
-def _latest(tokens: Tokens) -> tuple[ArtifactRef, dict[str, Any]] | None:
+def latest(tokens: Tokens) -> tuple[ArtifactRef, dict[str, Any]] | None:
     """An experiment uses tokens and their base: what no other was made from; the newest if a run did not finish."""
     bases = [_base(manifest) for _, manifest in tokens.values()]
     ends = [entry for entry in tokens.values() if entry[0] not in bases]

@@ -14,6 +14,7 @@ from tasks.specs import (
     ComputeSpec,
     CorpusSpec,
     DictionarySpec,
+    GateSpec,
     ModelSpec,
     Spec,
     StageName,
@@ -27,7 +28,7 @@ HookPoint = Annotated[str, Field(min_length=1)]
 class ExperimentConfig(Spec):
     """One experiment: a model, a corpus, hook points, and the dictionaries that are compared on them."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, title="Experiment")
 
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
@@ -64,6 +65,34 @@ class ExperimentConfig(Spec):
             repeated = [entry for index, entry in enumerate(entries) if entry in entries[:index]]
             if repeated:
                 raise ValueError(f"{field} lists this twice: {repeated[0]}")
+        return self
+
+
+class RetrainConfig(Spec):
+    """The retraining of an experiment's dictionaries on what its corpus has new, and when the new ones are promoted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    experiment: ExperimentConfig = Field(
+        description="What is trained, and on what. corpus.tokens is what the first training begins with; from then on "
+        "the corpus grows.",
+    )
+    new_tokens: int = Field(
+        default=100_000, gt=0, description="How many tokens of new documents one retraining adds at most."
+    )
+    gate: GateSpec = GateSpec()
+    ce_tokens: int = Field(
+        default=8192,
+        gt=0,
+        description="Held-out tokens on which the model's loss with each dictionary is measured; in whole rows.",
+    )
+
+    @model_validator(mode="after")
+    def _can_be_retrained(self) -> Self:
+        if not self.experiment.dictionaries:
+            raise ValueError("experiment.dictionaries is empty: baselines are not trained, so there is nothing to do")
+        if self.experiment.invalidate_from is not None:
+            raise ValueError("experiment.invalidate_from makes an experiment anew, and a retraining goes on from it")
         return self
 
 

@@ -1,7 +1,7 @@
 """What nobody needs any more: whatever no experiment that is kept leads to.
 
-roots      what the records of the kept experiments name, and dictionaries that were imported
-kept       the roots, and all that they were made from
+roots      what the records of the kept experiments name, dictionaries that are promoted, and those that were imported
+kept       the roots, and all that they were made from; and dictionaries that were promoted before, to roll back to
 """
 
 from dataclasses import dataclass
@@ -28,8 +28,9 @@ def plan(catalogue: Catalogue, older_than: timedelta) -> Plan:
     """What stays and what goes; an unfinished build goes once it is untouched for `older_than`."""
     named = [name for names in catalogue.used.values() for name in names]
     imported = [name for name, manifest in catalogue.manifests.items() if was_imported(manifest)]
-    kept = reachable([*named, *imported], catalogue.manifests)
-    left_alone = dict.fromkeys(catalogue.damaged.keys() - set(named), "its manifest cannot be read")
+    before = {name for names in catalogue.promoted_before.values() for name in names}
+    kept = reachable([*named, *imported], catalogue.manifests) | (before & catalogue.manifests.keys())
+    left_alone = dict.fromkeys(catalogue.damaged.keys() - set(named) - before, "its manifest cannot be read")
     to_remove = users_first(catalogue.manifests.keys() - kept, catalogue.manifests)
     to_discard = []
     for name, build in catalogue.unfinished.items():

@@ -58,7 +58,7 @@ INDEX = """\
 :root { color-scheme: light dark; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; width: 100%; }
-th, td { padding: .4rem .7rem; text-align: left; border-bottom: 1px solid color-mix(in srgb, currentColor 18%, transparent); }
+th, td { padding: .4rem .7rem; text-align: left; border-bottom: 1px solid #8885; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
 .home { opacity: .7; overflow-wrap: anywhere; }
 </style>

@@ -1,7 +1,8 @@
 """Runs that crashed are taken up again by an automation (flows.automations), and how often is decided here.
 
 The automation cannot count. So every flow asks at its start how it came to run: when it crashed and was taken up again
-more often than MAX_RESUMES in a row, it fails. A failed run is not taken up again; a retry by hand starts the count anew.
+more often than MAX_RESUMES in a row, it fails. A failed run is not taken up again; a retry by hand starts the count
+anew.
 """
 
 from collections.abc import Sequence

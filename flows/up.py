@@ -40,7 +40,7 @@ SERVER_SETTINGS = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-    # The UI asks the server that it came from, on whatever port, and through a tunnel as well; the default is port 4200.
+    # The UI asks the server that it came from, on any port, and through a tunnel as well; the default is port 4200.
     "PREFECT_SERVER_UI_API_URL": "/api",
 }
 
@@ -155,6 +155,11 @@ def up(
     check_port(reports_port, "--reports-port")
     if configured is None:
         check_port(port, "--port")
+    elif not answers(f"{configured}/health"):
+        raise ExperimentError(
+            f"PREFECT_API_URL names the Prefect server {configured}, which does not answer. Start it, or unset the "
+            "variable: without it, `saeflow up` starts a server of its own."
+        )
     where = Addresses(configured or f"http://{HOST}:{port}/api", f"http://{HOST}:{reports_port}", configured is None)
     os.environ[REPORTS_URL] = where.reports
     os.environ["PREFECT_API_URL"] = where.prefect

@@ -101,6 +101,14 @@ class Dictionary(nn.Module, ABC):
             folded._to_raw_units(mean_d.to(weight), scale)
         return folded
 
+    def unfold_normalization(self, mean_d: Float[Tensor, "d"], scale: float) -> Self:
+        """The inverse: of a dictionary for raw x, a new one that does the same for (x − mean) / scale.
+
+        The normalization need not be the one that was folded in, so a dictionary that was trained on other rows can
+        be trained further on these.
+        """
+        return self.fold_normalization(-mean_d.double() / scale, 1 / scale)
+
     def check_rows(self, x_Bd: Tensor) -> None:
         """Raise ValueError unless the last dimension is this dictionary's activation width."""
         if x_Bd.ndim == 0 or x_Bd.shape[-1] != self.d_in:

@@ -35,7 +35,7 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; }
 caption { text-align: left; font: 600 1rem/1.5 ui-monospace, monospace; padding: 1.5rem 0 .4rem; }
-th, td { padding: .3rem .7rem; text-align: left; border-bottom: 1px solid color-mix(in srgb, currentColor 18%, transparent); }
+th, td { padding: .3rem .7rem; text-align: left; border-bottom: 1px solid #8885; }
 th { font-weight: 600; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
 .best { font-weight: 700; }

@@ -19,6 +19,7 @@ __all__ = [
     "BatchTopKSpec",
     "CorpusSpec",
     "DictionarySpec",
+    "GateSpec",
     "GatedSpec",
     "ICASpec",
     "IdentitySpec",
@@ -362,6 +363,33 @@ class ComputeSpec(Spec, title="Compute"):
         if self.runner == "sequential" and max(self.workers or 1, self.harvest_workers) > 1:
             raise ValueError("the sequential runner has one process: leave workers and harvest_workers out")
         return self
+
+
+class GateSpec(Spec, title="Gate"):
+    """When a retrained dictionary takes the place of the promoted one: it must not be worse by any of these rules.
+
+    Both are measured on the same held-out rows. By how much a metric may be worse is there for the noise of training.
+    """
+
+    fvu_tolerance: float = Field(
+        default=0.02,
+        ge=0,
+        description="FVU may be larger by this share of the old one's: 0.02 lets 0.100 become 0.102.",
+    )
+    l0_band: float = Field(
+        default=0.1, ge=0, description="L0 may differ, up or down, by this share of the old one's: 0.1 is 32 ± 3.2."
+    )
+    ce_recovered_tolerance: float = Field(
+        default=0.005,
+        ge=0,
+        description="The share of the cross-entropy recovered, beside zero ablation, may be smaller by this much: "
+        "0.005 lets 0.980 become 0.975.",
+    )
+    dead_tolerance: float = Field(
+        default=0.01,
+        ge=0,
+        description="The share of dead features may be larger by this much: 0.01 lets 2 % become 3 %.",
+    )
 
 
 def n_features(spec: DictionarySpec | BaselineSpec, d_in: int) -> int:

@@ -4,6 +4,7 @@ The order of the rows is a function of (seed, step), and a checkpoint holds the 
 position in the stream: a run that was killed ends with the same bytes as one that was not.
 """
 
+import json
 import logging
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from sae_core.architectures import TrainableDictionary, create
+from sae_core.dictionary import CONFIG_FILE, Dictionary, load_dictionary
 from sae_core.normalization import Normalization, fit_normalization
 from sae_core.training import Trainer, TrainerState, TrainingConfig
 from storage.activations import ActivationStore
@@ -22,6 +24,7 @@ from storage.errors import StorageError
 from storage.tables import write_table
 from tasks.caching import artifacts, step
 from tasks.compute import Compute
+from tasks.errors import ExperimentError
 from tasks.loggers import open_sinks
 from tasks.progress import Progress
 from tasks.rows import open_store, rows_to_fit_on, stream
@@ -43,6 +46,40 @@ def train(
     compute: Compute,
 ) -> dict[str, Any]:
     """Train one dictionary; it takes raw activations, and `training.parquet` is its log."""
+    return train_dictionary(place, activations, hook_point, dictionary, training, compute, start=None)
+
+
+# A step of its own, because an input of `train` that may be missing would be in the keys of all that was trained.
+@step(kind="dictionary", code_version="1", resumable=True)
+def train_further(
+    place: Path,
+    warm_start: ArtifactRef,
+    activations: ArtifactRef,
+    hook_point: str,
+    dictionary: DictionarySpec,
+    training: TrainingSpec,
+    compute: Compute,
+) -> dict[str, Any]:
+    """The same from the weights of `warm_start`, a dictionary of the same method and shape, in place of random ones.
+
+    The optimiser, the counters of dead features and the learning rate's schedule start afresh.
+    """
+    width = open_store(activations, "train").layout.hook_points[hook_point]
+    check_warm_start(warm_start, hook_point, dictionary, width)
+    start = load_dictionary(artifacts().path(warm_start))
+    return train_dictionary(place, activations, hook_point, dictionary, training, compute, start)
+
+
+def train_dictionary(
+    place: Path,
+    activations: ArtifactRef,
+    hook_point: str,
+    dictionary: DictionarySpec,
+    training: TrainingSpec,
+    compute: Compute,
+    start: Dictionary | None,
+) -> dict[str, Any]:
+    """Fill the directory of a dictionary; `start` is one for raw activations, whose weights it begins with."""
     compute.apply()
     store = open_store(activations, "train", compute.resident_bytes)
     steps = max(1, int(store.n_rows * training.epochs) // training.batch_size)
@@ -53,7 +90,11 @@ def train(
         trainer = Trainer(model, training_config(dictionary, training, steps), sinks)
         batches = stream(store, hook_point, training.rows, training.batch_size, dictionary.seed, compute.device)
         checkpoints = Checkpoints(place / "scratch" / "checkpoint.safetensors", trainer, batches)
-        normalization = checkpoints.restore() or normalization_of(store, hook_point, training)
+        normalization = checkpoints.restore()
+        if normalization is None:
+            normalization = normalization_of(store, hook_point, training)
+            if start is not None:
+                begin_at(model, start, normalization)
         size = training.batch_size
         with Progress(f"train {name}", steps * size, "rows", done=trainer.step_count * size) as progress:
 
@@ -71,6 +112,50 @@ def train(
     folded.save(place, extra={"normalization": recorded})
     write_table(place / "training.parquet", trainer.log)
     return {"rows": trainer.row_count, "left_out": left_out}
+
+
+def check_warm_start(warm_start: ArtifactRef, hook_point: str, spec: DictionarySpec, width: int) -> None:
+    """Refuse a dictionary that training of this spec cannot begin with; its weights are not read.
+
+    Raises:
+        ExperimentError: another hook point, method, width or number of features.
+        DamagedArtifact: it is gone or not whole.
+    """
+    store = artifacts()
+    store.verify(warm_start)
+    there = store.manifest(warm_start)["spec"].get("hook_point")
+    if there is not None and there != hook_point:
+        raise ExperimentError(
+            f"{warm_start} is a dictionary of {there}: training at {hook_point} cannot begin with it."
+        )
+    config = json.loads((store.path(warm_start) / CONFIG_FILE).read_text())
+    method, n, d_in = config["method"], config["arguments"]["n_features"], config["arguments"]["d_in"]
+    if method != spec.method:
+        raise ExperimentError(
+            f"{warm_start} is a {method} dictionary, and {spec.method} is to be trained: it cannot begin with that."
+        )
+    if d_in != width:
+        raise ExperimentError(
+            f"{warm_start} is for activations of width {d_in}, and {hook_point} has {width}: it is of another model."
+        )
+    if n != n_features(spec, width):
+        raise ExperimentError(
+            f"{warm_start} has {n:,} features, and {spec.method} with expansion={spec.expansion:g} has "
+            f"{n_features(spec, width):,}: training cannot begin with it. Keep the expansion, or train from scratch."
+        )
+
+
+def begin_at(model: TrainableDictionary, start: Dictionary, normalization: Normalization) -> None:
+    """Give `model`, which sees normalised rows, the weights with which it does what `start` does for raw ones.
+
+    Raises:
+        ExperimentError: they are not of the same shapes.
+    """
+    weights = start.unfold_normalization(normalization.mean_d, normalization.scale).state_dict()
+    shapes = [{name: list(tensor.shape) for name, tensor in of.items()} for of in (weights, model.state_dict())]
+    if shapes[0] != shapes[1]:
+        raise ExperimentError(f"training begins with weights of the shapes {shapes[0]}, and needs {shapes[1]}.")
+    model.load_state_dict(weights)
 
 
 def untrained(spec: DictionarySpec, d_in: int) -> TrainableDictionary:

@@ -12,7 +12,7 @@ from prefect.utilities.templating import find_placeholders
 
 from tests.docker.test_image import ROOT, environment, instructions, unknown_settings
 
-# Prefect would import its collection at every start of a server or worker, so it is not among what `make test` installs.
+# Prefect would import this collection at every start of a server or worker: `make test` does not install it.
 kubernetes_validate = pytest.importorskip("kubernetes_validate")
 worker = pytest.importorskip("prefect_kubernetes.worker")
 KubernetesWorker, KubernetesWorkerJobConfiguration = worker.KubernetesWorker, worker.KubernetesWorkerJobConfiguration

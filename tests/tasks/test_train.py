@@ -10,6 +10,7 @@ from sae_core.dictionary import load_dictionary
 from sae_core.training import Trainer
 from storage.activations import ActivationStore
 from storage.artifacts import ArtifactRef
+from storage.errors import DamagedArtifact
 from storage.layout import StoreLayout
 from storage.tables import read_table
 from tasks import train as train_module
@@ -35,7 +36,7 @@ from tasks.specs import (
     TrainingSpec,
     n_features,
 )
-from tasks.train import train
+from tasks.train import check_warm_start, train, train_further
 
 HOOK = "blocks.0.hook_resid_post"
 D = 16
@@ -243,3 +244,97 @@ def test_a_feature_that_never_fires_is_counted_as_dead_and_has_no_mean(planted: 
     l0 = read_table(artifacts().path(ref) / "l0.parquet").to_pydict()
     assert sum(l0["rows"]) == metrics["rows"]
     assert np.average(l0["l0"], weights=l0["rows"]) == pytest.approx(metrics["l0"])
+
+
+def warm(start: ArtifactRef, activations: ArtifactRef, dictionary: Any, **training: Any) -> ArtifactRef:
+    return train_further.build(warm_start=start, **inputs(activations, dictionary, **training))
+
+
+def other_rows() -> torch.Tensor:
+    """Of another mean and scale than `planted`."""
+    generator = torch.Generator().manual_seed(5)
+    return 2 * torch.randn(4096, D, generator=generator) @ torch.randn(D, D, generator=generator) - 3
+
+
+@pytest.mark.parametrize("spec", METHODS, ids=lambda spec: spec.method)
+def test_a_warm_start_that_learns_nothing_is_the_old_dictionary_whatever_the_new_rows(planted: ArtifactRef, spec: Any):
+    old = train.build(**inputs(planted, spec))
+    rows = other_rows()
+    further = activations_of(rows, seed=1)
+    still = spec.model_copy(update={"learning_rate": 1e-12})
+    new = warm(old, further, still, batch_size=2048, epochs=0.5)
+    before, after = (load_dictionary(artifacts().path(ref)) for ref in (old, new))
+    scales = [json.loads((artifacts().path(ref) / "config.json").read_text())["extra"] for ref in (old, new)]
+    assert scales[0]["normalization"]["scale"] != pytest.approx(scales[1]["normalization"]["scale"], rel=0.1)
+    for name, weights in before.state_dict().items():
+        if name in ("threshold_average", "threshold_weight"):  # go on with what the new rows' batches show
+            continue
+        torch.testing.assert_close(after.state_dict()[name], weights, rtol=1e-4, atol=1e-4, msg=name)
+    if "threshold_average" not in before.state_dict():
+        torch.testing.assert_close(after(rows), before(rows), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("spec", METHODS, ids=lambda spec: spec.method)
+def test_a_warm_start_begins_at_the_loss_that_training_had_reached(planted: ArtifactRef, spec: Any):
+    def log(ref: ArtifactRef) -> list[dict[str, Any]]:
+        return read_table(artifacts().path(ref) / "training.parquet").to_pylist()
+
+    old = train.build(**inputs(planted, spec, epochs=10, lr_decay=0.5))
+    still = spec.model_copy(update={"learning_rate": 1e-12})
+    new = warm(old, planted, still, epochs=1, lr_decay=0)
+    assert log(new)[0]["loss"] == pytest.approx(log(old)[-1]["loss"], rel=0.15)
+    assert log(new)[0]["loss"] < 0.7 * log(old)[0]["loss"]
+
+
+def test_a_warm_start_that_was_interrupted_ends_with_the_same_bytes(
+    planted: ArtifactRef, monkeypatch: pytest.MonkeyPatch
+):
+    spec = BatchTopKSpec(expansion=3, k=6)
+    old = train.build(**inputs(planted, spec, epochs=1))
+    undisturbed = warm(old, planted, spec)
+    artifacts().remove(undisturbed)
+    monkeypatch.setattr(train_module, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(train_module, "CHECKPOINT_SHARE", 1e9)
+    original, steps = Trainer.step, 0
+
+    def mortal(self: Trainer, rows: torch.Tensor) -> None:
+        nonlocal steps
+        steps += 1
+        if steps in (1, 40):
+            raise KeyboardInterrupt
+        original(self, rows)
+
+    monkeypatch.setattr(Trainer, "step", mortal)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            warm(old, planted, spec)
+    assert warm(old, planted, spec).digest == undisturbed.digest
+    assert steps == 192 + 2
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (BatchTopKSpec(expansion=3, k=6), r"is a topk dictionary, and batch_topk is to be trained"),
+        (TopKSpec(expansion=2, k=6), r"has 48 features, and topk with expansion=2 has 32"),
+    ],
+)
+def test_a_warm_start_of_another_kind_is_refused_before_any_step(
+    planted: ArtifactRef, spec: Any, message: str, monkeypatch: pytest.MonkeyPatch
+):
+    old = train.build(**inputs(planted, TopKSpec(expansion=3, k=6), epochs=1))
+    monkeypatch.setattr(Trainer, "step", None)
+    with pytest.raises(ExperimentError, match=message):
+        warm(old, planted, spec)
+
+
+def test_a_warm_start_of_another_place_is_refused(planted: ArtifactRef):
+    spec = TopKSpec(expansion=3, k=6)
+    old = train.build(**inputs(planted, spec, epochs=1))
+    with pytest.raises(ExperimentError, match=f"is a dictionary of {HOOK}: training at blocks.1"):
+        check_warm_start(old, "blocks.1.hook_resid_post", spec, D)
+    with pytest.raises(ExperimentError, match=r"width 16, and .* has 32: it is of another model"):
+        check_warm_start(old, HOOK, spec, 32)
+    artifacts().remove(old)
+    with pytest.raises(DamagedArtifact):
+        check_warm_start(old, HOOK, spec, D)

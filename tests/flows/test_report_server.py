@@ -1,0 +1,112 @@
+"""The report server gives out reports and experiment records, and nothing else of the home."""
+
+import json
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from flows.experiment_records import ExperimentRecords
+from flows.report_server import application
+from storage.artifacts import ArtifactRef, ArtifactStore
+from tasks.report import page
+
+EVIL = "<script>alert(1)</script>"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(tmp_path / "home")
+
+
+@pytest.fixture
+def report(store: ArtifactStore) -> ArtifactRef:
+    def make(place: Path) -> None:
+        (place / "index.html").write_text("<h1>it</h1>")
+        (place / "figures").mkdir()
+        (place / "figures" / "a.svg").write_text("<svg/>")
+
+    return store.build("report", "0123abcd", make, code_version="1", spec={}, inputs={}, resumable=False)
+
+
+@pytest.fixture
+def client(store: ArtifactStore, report: ArtifactRef) -> TestClient:
+    record = {"state": "finished", "config": {"hook_points": ["a", "b"]}, "dictionaries": [{}, {}, {}]}
+    place = f"/elsewhere/report/{report.key}/report.md"
+    ExperimentRecords(store.home_location).write("mine", {**record, "report": place, "artifacts": [str(report)]})
+    return TestClient(application(store))
+
+
+def test_the_index_leads_to_the_reports(client: TestClient):
+    index = client.get("/")
+    assert 'href="report/0123abcd/"' in index.text
+    assert "mine" in index.text
+    assert "finished" in index.text
+    shown = client.get("/report/0123abcd/")
+    assert (shown.status_code, shown.text) == (200, "<h1>it</h1>")
+    assert shown.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'self'" in shown.headers["content-security-policy"]
+    assert shown.headers["x-content-type-options"] == "nosniff"
+    assert client.get("/report/0123abcd", follow_redirects=False).headers["location"] == "0123abcd/"
+    assert client.get("/report/0123abcd/figures/a.svg").headers["content-type"] == "image/svg+xml"
+    assert json.loads(client.get("/experiments/mine.json").text)["state"] == "finished"
+    assert client.get("/health").text == "ok"
+
+
+def test_an_empty_home_has_an_index_too(tmp_path: Path):
+    assert "none yet" in TestClient(application(ArtifactStore(tmp_path))).get("/").text
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/report/0123abcd/..%2f..%2fsecret.txt",
+        "/report/0123abcd/%2e%2e/%2e%2e/secret.txt",
+        "/report/0123abcd//etc/passwd",
+        "/report/0123abcd/%2fetc%2fpasswd",
+        "/report/0123abcd/not-listed.html",
+        "/report/..%2fsecret.txt",
+        "/report/0123abcd.partial/index.html",
+        "/report/ffff/index.html",
+        "/experiments/..%2fsecret.json",
+        "/experiments/%2e%2e%2fsecret.json",
+        "/experiments/other.json",
+        "/secret.txt",
+        "/prefect.db",
+        "/dictionary/0123abcd/index.html",
+    ],
+)
+def test_nothing_else_can_be_reached(client: TestClient, store: ArtifactStore, path: str):
+    (store.home / "secret.txt").write_text("secret")
+    (store.home / "secret.json").write_text('{"secret": 1}')
+    (store.home / "report" / "0123abcd" / "not-listed.html").write_text("secret")
+    answer = client.get(path)
+    assert answer.status_code == 404
+    assert "secret" not in answer.text
+
+
+def test_a_manifest_that_names_files_outside_opens_none(client: TestClient, store: ArtifactStore, report: ArtifactRef):
+    from storage.manifests import digest_of, read_manifest
+    from storage.records import pack_readable_record
+
+    (store.home / "secret.txt").write_text("secret")
+    folder = store.path(report)
+    manifest = read_manifest(folder, report.kind, report.key)
+    manifest.pop("checksum", None)
+    manifest["files"] = [*manifest["files"], {"name": "../../secret.txt", "size": 6, "sha256": "0" * 64}]
+    manifest["digest"] = digest_of(manifest["files"])
+    (folder / "manifest.json").write_bytes(pack_readable_record(manifest))
+    assert client.get("/report/0123abcd/").status_code == 200
+    assert client.get("/report/0123abcd/..%2f..%2fsecret.txt").status_code == 404
+
+
+def test_names_of_others_are_escaped(tmp_path: Path):
+    store = ArtifactStore(tmp_path)
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / f"{EVIL.replace('/', '_')}.json").write_text('{"state": "<b>"}')
+    text = TestClient(application(store)).get("/").text
+    assert "<script>" not in text
+    assert "<b>" not in text
+    row = dict.fromkeys(("l0", "fvu", "cosine", "dead_fraction", "rows"), 0.5)
+    told = {**row, "hook_point": EVIL, "method": EVIL, "parameters": EVIL, "ref": EVIL}
+    assert "<script>" not in page([told])
