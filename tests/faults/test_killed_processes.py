@@ -13,7 +13,7 @@ import pytest
 from storage.artifacts import ArtifactStore
 from tests.faults.conftest import PATIENCE, Start, finish, messages_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
 
 
 def digests(home: Path) -> dict[str, str]:

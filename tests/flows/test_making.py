@@ -19,7 +19,7 @@ def job(name: str, dies: bool = False) -> Job:
     return Job("train", name, work, {"name": name, "dies": dies})
 
 
-@pytest.mark.slow
+@pytest.mark.services
 @pytest.mark.usefixtures("prefect_server", "home")
 def test_a_job_that_is_killed_each_time_is_named_and_all_others_are_made():
     jobs = [job("one"), job("too large", dies=True), job("two"), job("three")]

@@ -4,6 +4,7 @@ import copy
 import json
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from prefect.client.orchestration import get_client
@@ -184,10 +185,10 @@ def test_a_retraining_that_was_killed_goes_on_and_extends_and_promotes_once(
 def test_a_flow_run_that_is_retried_after_it_was_done_gives_its_result_again(
     parameters: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(retrain_module.flow_run, "id", "the run", raising=False)
+    monkeypatch.setattr(retrain_module.flow_run, "id", str(uuid4()), raising=False)
     first = again(parameters)
     assert again(parameters) == first
-    monkeypatch.setattr(retrain_module.flow_run, "id", "another", raising=False)
+    monkeypatch.setattr(retrain_module.flow_run, "id", str(uuid4()), raising=False)
     assert again(parameters)["outcome"] == "NothingNew"
     assert len(ledger().entries()) == 1
 
