@@ -42,7 +42,7 @@ def parameters(tiny_experiment: dict[str, Any]) -> dict[str, Any]:
 def expected(tmp_path_factory: pytest.TempPathFactory, parameters: dict[str, Any], prefect_server: str):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tasks.harvest.default_chunk_rows", lambda d, itemsize: 256)
-        return digests(patch, tmp_path_factory.mktemp("here"), parameters, workers=1)
+        return digests(patch, tmp_path_factory.mktemp("here"), parameters, runner="sequential")
 
 
 def digests(patch: pytest.MonkeyPatch, home: Path, parameters: dict[str, Any], **compute: Any) -> dict[str, str]:
