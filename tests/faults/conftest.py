@@ -32,7 +32,7 @@ def experiment(tmp_path: Path, tiny_experiment: dict[str, Any]) -> Path:
             "context_length": 32,
         },
         "hook_points": ["blocks.2.mlp.hook_post"],
-        "training": {"batch_size": 64, "epochs": 3},
+        "training": {"batch_size": 64, "epochs": 4},
         "baselines": [],
     }
     file = tmp_path / "experiment.yaml"

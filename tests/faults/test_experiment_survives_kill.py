@@ -16,7 +16,7 @@ from tests.faults.conftest import PATIENCE, Start, finish
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-KILLS = 2  # during the harvest, and as many during training
+KILLS = 5  # during the harvest, and as many during training
 
 
 def kill_when(process: ForkServerProcess, home: Path, ready: Callable[[], bool], delay: float) -> None:
