@@ -172,6 +172,11 @@ def describe(config: Any, located: LocatedModel) -> ModelDescription:
     )
 
 
+def layer_of(hook_point: str) -> int:
+    """The layer that a hook point is in: 9 of blocks.9.hook_resid_post."""
+    return int(hook_point.split(".")[1])
+
+
 def description(model: ArtifactRef) -> ModelDescription:
     return ModelDescription.model_validate_json((artifacts().path(model) / "description.json").read_text())
 
@@ -190,13 +195,18 @@ def load(model: ArtifactRef, dtype: str, device: str) -> TransformerBridge:
         device: "cpu" or "cuda".
     """
     from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    hf_model = load_plain(model, dtype).to(torch.device(device))
+    return build_bridge_from_module(hf_model, type(hf_model).__name__, hf_config=hf_model.config)
+
+
+def load_plain(model: ArtifactRef, dtype: str = "float32") -> Any:
+    """The Hugging Face model itself, on the CPU, in evaluation mode, without gradients."""
     from transformers import AutoModelForCausalLM
 
-    hf_model = AutoModelForCausalLM.from_pretrained(
-        _weights(model), revision=_revision(model), dtype=getattr(torch, dtype)
-    )
-    hf_model = hf_model.to(torch.device(device)).eval().requires_grad_(False)  # pyright: ignore[reportArgumentType]
-    return build_bridge_from_module(hf_model, type(hf_model).__name__, hf_config=hf_model.config)
+    weights, revision = _weights(model), _revision(model)
+    hf_model = AutoModelForCausalLM.from_pretrained(weights, revision=revision, dtype=getattr(torch, dtype))
+    return hf_model.eval().requires_grad_(False)
 
 
 def resolve_device(device: str) -> str:
@@ -290,8 +300,8 @@ def _weights(model: ArtifactRef) -> str:
 
 
 def _revision(model: ArtifactRef) -> str | None:
-    located = artifacts().manifest(model)["spec"]["located"]
-    return located["weights"] if located["format"] == "hub" else None
+    located = artifacts().manifest(model)["spec"].get("located")  # none where the weights were made from another model
+    return located["weights"] if located and located["format"] == "hub" else None
 
 
 def _zeros(like: torch.Tensor) -> torch.Tensor:
