@@ -17,14 +17,12 @@ and of each the next-token loss L (nats) and the divergence KL(clean ‖ it) are
 Rows that the filter leaves out (position 0, sinks) keep their clean activation in all of the four: the dictionary was
 not made for them, and to replace them, which ruins any model, would have all dictionaries look alike.
 
-`metrics.json` holds these, with 95 % intervals: percentiles of a bootstrap over documents (a token belongs to the
-document that it is in). What is undefined is null, and `undefined` says why. `documents.parquet` holds the means of
-every document.
+`metrics.json` holds these (see tasks.evaluate.results); the intervals are percentiles of a bootstrap over documents (a
+token belongs to the document that it is in). `documents.parquet` holds the means of every document.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +43,7 @@ from tasks.caching import artifacts, step
 from tasks.compute import Compute
 from tasks.corpus import document_rows, token_rows
 from tasks.errors import ExperimentError
+from tasks.evaluate.results import Interval, write_metrics
 from tasks.language_model import load
 from tasks.patching import Replace, logits
 from tasks.progress import Progress
@@ -57,6 +56,14 @@ REPLACED = ("reconstructed", "zero_ablated", "mean_ablated")
 SUMS = ("tokens", "loss_clean", *(f"loss_{name}" for name in REPLACED), *(f"kl_{name}" for name in REPLACED))
 """The columns of the sums over a document."""
 
+COLUMNS = {
+    "ce_recovered": "share of the loss that zero ablation costs and the reconstruction does not",
+    "ce_recovered_mean": "the same beside mean ablation",
+    "kl_score": "the same of the divergence from the clean predictions, beside zero ablation",
+    "perplexity_clean": "of the model as it is",
+    "perplexity_reconstructed": "with the reconstruction in place of the activations",
+}
+
 PREDICTIONS_PER_PASS = 1 << 25  # tokens × vocabulary: 128 MiB in float32
 RESAMPLES = 1000
 FEWEST_DOCUMENTS = 5  # of which an interval says something
@@ -64,7 +71,7 @@ FEWEST_DOCUMENTS = 5  # of which an interval says something
 Sums = Float[Tensor, "*some sums"]
 
 
-@step(kind="evaluation", code_version="1")
+@step(kind="evaluation", code_version="2")
 def evaluate_faithfulness(
     place: Path,
     dictionary: ArtifactRef,
@@ -104,16 +111,13 @@ def evaluate_faithfulness(
 
     values, undefined = measured(sums.sum(0))
     bounds, no_bounds = intervals(sums)
-    document = {
-        **values,
+    counts = {
         "rows": len(chosen),
         "documents": len(numbers),
         "replaced": passes.replaced,
         "left_out": chosen.size - passes.replaced,
-        "intervals": bounds,
-        "undefined": {**undefined, **no_bounds},
     }
-    (place / "metrics.json").write_text(json.dumps(document, indent=1, allow_nan=False))
+    write_metrics(place, "faithfulness", COLUMNS, {**values, **counts}, bounds, {**undefined, **no_bounds})
     means = sums[:, 1:] / sums[:, :1]
     columns = {name: means[:, index].tolist() for index, name in enumerate(SUMS[1:])}
     told = {name: [value if math.isfinite(value) else None for value in column] for name, column in columns.items()}
@@ -216,7 +220,7 @@ def metrics_of(sums: Sums) -> dict[str, Float[Tensor, "*some"]]:
     }
 
 
-def intervals(sums: Float[Tensor, "documents sums"]) -> tuple[dict[str, list[float] | None], dict[str, str]]:
+def intervals(sums: Float[Tensor, "documents sums"]) -> tuple[dict[str, Interval], dict[str, str]]:
     """95 % intervals of the metrics, by a bootstrap over documents; None where undefined, and why."""
     n = len(sums)
     names = [name for name in metrics_of(sums.sum(0)) if name != "tokens"]
@@ -225,7 +229,7 @@ def intervals(sums: Float[Tensor, "documents sums"]) -> tuple[dict[str, list[flo
         return dict.fromkeys(names), {"intervals": reason}
     generator = torch.Generator().manual_seed(0)
     resampled = torch.stack([sums[torch.randint(n, (n,), generator=generator)].sum(0) for _ in range(RESAMPLES)])
-    bounds: dict[str, list[float] | None] = {}
+    bounds: dict[str, Interval] = {}
     undefined: dict[str, str] = {}
     edges = torch.tensor([0.025, 0.975], dtype=torch.float64)
     for name, values in metrics_of(resampled).items():

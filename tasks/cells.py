@@ -1,0 +1,49 @@
+"""How numbers and parameters are told in a table."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def method(entry: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """`topk`, and of which model where the rows are about several."""
+    several = len({row["model"] for row in rows}) > 1
+    return f"{entry['method']}, {entry['model']}" if several else entry["method"]
+
+
+def named(entry: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """`topk (expansion=4, k=32)`: a dictionary among others."""
+    told = parameters(entry["params"], rows)
+    return f"{method(entry, rows)} ({told})" if told else method(entry, rows)
+
+
+def parameters(params: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """`expansion=4, k=32`: what tells dictionaries apart. A seed or learning rate is told only where it varies."""
+    always = {"expansion", "k", "alpha", "l1_coefficient", "target_l0"}
+
+    def varies(name: str) -> bool:
+        return len({json.dumps(entry["params"][name]) for entry in rows if name in entry["params"]}) > 1
+
+    def told(value: Any) -> str:
+        return f"{value:g}" if isinstance(value, float) else str(value).replace(", ", ",")
+
+    return ", ".join(
+        f"{name}={told(value)}"
+        for name, value in params.items()
+        if value is not None and (name in always or varies(name))
+    )
+
+
+def cell(value: Any, form: str = ".4g") -> str:
+    """A table cell; a missing value is a dash, never a zero."""
+    if value is None:
+        return "—"
+    return format(value, form) if isinstance(value, float) else str(value)
+
+
+def with_interval(value: Any, interval: Sequence[float] | None, form: str = ".3g") -> str:
+    """`12.5 [11.2, 13.8]`, or the value alone where there is no interval."""
+    if value is None or interval is None:
+        return cell(value, form)
+    low, high = (format(bound, form) for bound in interval)
+    return f"{cell(value, form)} [{low}, {high}]"

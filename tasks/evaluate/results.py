@@ -1,0 +1,65 @@
+"""What every evaluation leaves: `metrics.json`, beside its tables.
+
+    evaluation   its name
+    columns      the numbers that a table of dictionaries shows, each with what it means
+    …            the numbers themselves
+    intervals    name → [low, high], 95 %
+    undefined    name → why it is null
+
+What is undefined is null and says why: never 0, -1 or NaN.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+METRICS = "metrics.json"
+
+Interval = list[float] | None
+
+
+def write_metrics(
+    place: Path,
+    evaluation: str,
+    columns: Mapping[str, str],
+    values: Mapping[str, Any],
+    intervals: Mapping[str, Interval] | None = None,
+    undefined: Mapping[str, str] | None = None,
+) -> None:
+    """Write `metrics.json`. `columns` are some of the numbers, with what they mean.
+
+    Raises ValueError when a number is missing, null or not finite and no reason is given.
+    """
+    undefined = dict(undefined or {})
+    told = {name: None if _is_nothing(value) else value for name, value in values.items()}
+    silent = [name for name in {**columns, **told} if told.get(name) is None and name not in undefined]
+    if silent:
+        raise ValueError(f"{evaluation}: {', '.join(silent)} is undefined, and nothing says why")
+    document = {
+        "evaluation": evaluation,
+        "columns": dict(columns),
+        **dict.fromkeys(columns),
+        **told,
+        "intervals": dict(intervals or {}),
+        "undefined": undefined,
+    }
+    (place / METRICS).write_text(json.dumps(document, indent=1, allow_nan=False))
+
+
+def over_seeds(values: Sequence[float]) -> Interval:
+    """The 95 % interval of the mean of independent repetitions, by Student's t; None for fewer than two."""
+    n = len(values)
+    if n < 2:
+        return None
+    mean = sum(values) / n
+    error = math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1) / n)
+    from scipy import stats  # a second, for those who need it
+
+    reach = float(stats.t.ppf(0.975, n - 1)) * error
+    return [mean - reach, mean + reach]
+
+
+def _is_nothing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and not math.isfinite(value))
