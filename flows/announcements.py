@@ -2,9 +2,11 @@
 
     NAME-plan          before work starts: what is made already, what will be made, tokens, disk, time
     NAME-dictionaries  the table of dictionaries and metrics
+    NAME-ioi, …        a table for each evaluation that was asked for
     NAME-verdict       in words: the best dictionary of each hook point, and what changed since the last run
     NAME-report        a link to the report
 
+The run itself is tagged with the keys of its tokens, activations and report.
 Progress artifacts are those of the steps (tasks.progress). Texts of others are escaped. A server that cannot be told
 stops no work.
 """
@@ -13,10 +15,13 @@ import contextlib
 import html
 import logging
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.client.orchestration import get_client
+from prefect.runtime import flow_run
 
 from flows.estimates import operations, operations_per_second
 from flows.parameters import ExperimentConfig
@@ -24,18 +29,22 @@ from flows.preflight import Prepared
 from flows.report_links import report_url
 from flows.stages import STAGES, Stage, look_up, stages
 from flows.wording import size, took
-from tasks.report import COLUMNS, cell, parameters
+from tasks.cells import cell, method, named, parameters
+from tasks.progress import artifact_key
+from tasks.report import COLUMNS
 from tasks.specs import StageName
+from tasks.study_tables import study_tables
 
 logger = logging.getLogger("saeflow.experiment")
 
 LOWER_IS_BETTER = ("fvu", "dead_fraction")
+TAGGED = ("tokens", "activations", "report")
 NOTEWORTHY = 0.01  # relative change of a metric that is told
 
 
-def plan(prepared: Prepared, until: StageName, hook_points: Collection[str] | None) -> None:
+def plan(prepared: Prepared, until: StageName) -> None:
     """Say what is made already and what the run will make."""
-    found = stages(prepared, look_up, until, hook_points)
+    found = stages(prepared, look_up, until)
     from_stage = prepared.config.invalidate_from
     first = len(STAGES) if from_stage is None else STAGES.index(from_stage)
     to_do = [stage for stage in found if stage.ref is None or STAGES.index(stage.job.stage) >= first]
@@ -58,7 +67,7 @@ def plan_text(prepared: Prepared, found: Sequence[Stage], to_do: Sequence[Stage]
         f"- {prepared.workers} processes of {prepared.compute.threads} threads on {prepared.compute.device}",
     ]
     if to_do:
-        rate = operations_per_second(prepared.dtype)
+        rate = operations_per_second(prepared.dtype, prepared.compute.device)
         seconds = {stage.job.name: operations(prepared, stage.job) / rate for stage in to_do}
         # One after another or side by side: the cores are the same.
         lines.append(f"- time: about {took(sum(seconds.values()))} (good to a factor of two)")
@@ -82,6 +91,12 @@ def results(config: ExperimentConfig, result: Mapping[str, Any], last: Mapping[s
             table=[{**_told(entry, rows), "dictionary": entry["ref"]} for entry in rows],
             description=f"The dictionaries of {config.name} on held-out activations",
         )
+        for table in study_tables(result["studies"]):
+            create_table_artifact(
+                key=artifact_key(config.name, table.title),
+                table=[table.shown(row) for row in table.rows],
+                description=f"{table.title}, of the dictionaries of {config.name}",
+            )
         create_markdown_artifact(
             key=artifact_key(config.name, "verdict"),
             markdown=verdict(config.name, rows, last["dictionaries"] if last else None),
@@ -95,6 +110,14 @@ def results(config: ExperimentConfig, result: Mapping[str, Any], last: Mapping[s
             create_markdown_artifact(key=key, markdown=f"    {url}", description=about)
 
 
+def tags(done: Sequence[Stage]) -> None:
+    """Tag the flow run with the keys of what it came to: in the UI, runs that share it are found by them."""
+    keys = [f"{stage.ref.kind}/{stage.ref.key[:8]}" for stage in done if stage.ref and stage.ref.kind in TAGGED]
+    with server_may_fail(), get_client(sync_client=True) as client:
+        run = client.read_flow_run(UUID(str(flow_run.id)))
+        client.update_flow_run(run.id, tags=list(dict.fromkeys([*run.tags, *keys])))
+
+
 def verdict(name: str, rows: Sequence[Mapping[str, Any]], last: Sequence[Mapping[str, Any]] | None) -> str:
     """The best dictionary of each hook point, and what improved or fell since the last run; in Markdown."""
     lines = [f"# {escaped(name)}", ""]
@@ -105,7 +128,7 @@ def verdict(name: str, rows: Sequence[Mapping[str, Any]], last: Sequence[Mapping
             continue
         best = min(here, key=lambda row: row["fvu"])
         lines.append(
-            f"- **{escaped(hook_point)}**: {escaped(_name(best, rows))} leaves the least variance unexplained, "
+            f"- **{escaped(hook_point)}**: {escaped(named(best, rows))} leaves the least variance unexplained, "
             f"{cell(best['fvu'], '.3f')} at L0 {cell(best['l0'], '.1f')}."
         )
     lines.append("")
@@ -123,11 +146,6 @@ def verdict(name: str, rows: Sequence[Mapping[str, Any]], last: Sequence[Mapping
     return "\n".join([*lines, "", *(f"- {change}" for change in changes)])
 
 
-def artifact_key(name: str, what: str) -> str:
-    """A key as Prefect admits it: lower-case letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", f"{name} {what}".lower()).strip("-")
-
-
 def escaped(text: object) -> str:
     """Text of others as Markdown that shows it: no markup, no HTML, no end of a table's cell."""
     plain = html.escape(" ".join(str(text).split()), quote=False)
@@ -135,21 +153,16 @@ def escaped(text: object) -> str:
 
 
 def _told(entry: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    given = parameters(entry["params"], rows)
-    return {name: given if name == "parameters" else cell(entry[name]) for name in COLUMNS}
-
-
-def _name(entry: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
-    given = parameters(entry["params"], rows)
-    return f"{entry['method']} ({given})" if given else entry["method"]
+    told = {"method": method(entry, rows), "parameters": parameters(entry["params"], rows)}
+    return {name: told[name] if name in told else cell(entry[name]) for name in COLUMNS}
 
 
 def _identity(entry: Mapping[str, Any]) -> str:
-    return f"{entry['hook_point']} {entry['method']} {sorted(entry['params'].items())}"
+    return f"{entry.get('model')} {entry['hook_point']} {entry['method']} {sorted(entry['params'].items())}"
 
 
 def _changes(row: Mapping[str, Any], old: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    where = f"{escaped(row['hook_point'])}, {escaped(_name(row, rows))}"
+    where = f"{escaped(row['hook_point'])}, {escaped(named(row, rows))}"
     for metric in ("fvu", "l0", "dead_fraction"):
         now, then = row[metric], old.get(metric)
         if now is None or then is None or abs(now - then) < NOTEWORTHY * max(abs(then), 1e-3):

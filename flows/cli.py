@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from flows import activation_commands, artifact_commands, promotion_commands, service_commands
@@ -169,21 +170,25 @@ def print_plan(config: ExperimentConfig) -> None:
 
 
 def print_result(result: dict[str, Any]) -> None:
-    from tasks.report import cell, parameters
+    from tasks.cells import cell, named
+    from tasks.study_tables import study_tables
 
-    table = Table("hook point", "method", "L0", "FVU", "dead", title=result["experiment"])
-    for column in table.columns[2:]:
-        column.justify = "right"
-    for entry in result["dictionaries"]:
-        told = parameters(entry["params"], result["dictionaries"])
-        table.add_row(
-            entry["hook_point"],
-            f"{entry['method']} ({told})" if told else entry["method"],
-            cell(entry["l0"], ".1f"),
-            cell(entry["fvu"], ".3f"),
-            cell(entry["dead_fraction"], ".1%"),
-        )
-    Console(width=max(100, Console().width)).print(table)
+    rows = result["dictionaries"]
+    shown = [
+        {
+            "hook point": entry["hook_point"],
+            "method": named(entry, rows),
+            "L0": cell(entry["l0"], ".1f"),
+            "FVU": cell(entry["fvu"], ".3f"),
+            "dead": cell(entry["dead_fraction"], ".1%"),
+        }
+        for entry in rows
+    ]
+    print_table(result["experiment"], shown)
+    for table in study_tables(result["studies"]):
+        numbers = [{name: table.told(row, name) for name in table.meanings} for row in table.rows]
+        about = [{"hook point": row["hook_point"], "method": named(row, result["studies"])} for row in table.rows]
+        print_table(table.title, [{**first, **rest} for first, rest in zip(about, numbers, strict=True)])
     made = [stage for stage in result["stages"] if not stage["cached"]]
     print(
         f"{len(result['stages'])} stages: {len(result['stages']) - len(made)} found, {len(made)} made "
@@ -192,6 +197,16 @@ def print_result(result: dict[str, Any]) -> None:
     for warning in result["warnings"]:
         print(f"warning  {warning}")
     print(f"report  {result['report']}\nhome    {result['home']}")
+
+
+def print_table(title: str, rows: list[dict[str, str]]) -> None:
+    """Rows of the same columns, the first two of which are words and all others numbers."""
+    table = Table(title=escape(title))  # which may be a regular expression
+    for index, name in enumerate(rows[0]):
+        table.add_column(name.replace("_", " "), justify="left" if index < 2 else "right")
+    for row in rows:
+        table.add_row(*row.values())
+    Console(width=max(100, Console().width)).print(table)
 
 
 if __name__ == "__main__":

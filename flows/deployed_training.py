@@ -7,33 +7,43 @@ for again they are not started twice, and a retry starts again what failed.
 
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
 
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 
+from flows.automations import SECONDS_BEFORE_RESUME
 from flows.parameters import ExperimentConfig
 from flows.stages import Job
+from tasks.caching import artifacts
 from tasks.errors import ExperimentError
 
 SECONDS_BETWEEN_LOOKS = 2.0
+
+SECONDS_UNTIL_GIVEN_UP = 3 * SECONDS_BEFORE_RESUME
+"""A run that crashed longer ago than this is not taken up again any more."""
 
 
 def train_on_deployment(config: ExperimentConfig, jobs: Sequence[Job]) -> None:
     """Have the training jobs that are not made yet made by runs of `compute.train_deployment`, one a hook point.
 
-    Raises ExperimentError when there is no such deployment, or when one of its runs does not complete.
+    Raises ExperimentError when there is no such deployment, when one of its runs does not complete, or when what they
+    made is not found.
     """
     name = config.compute.train_deployment
     if name is None:
         return
-    hook_points = list(dict.fromkeys(job.inputs["hook_point"] for job in jobs if job.find() is None))
+    handed_out = [job for job in jobs if job.find() is None]
     alone = config.model_copy(
         update={"compute": config.compute.model_copy(update={"train_deployment": None}), "invalidate_from": None}
     )
-    runs = {}
-    for hook_point in hook_points:
+    runs: dict[str, Any] = {}
+    for hook_point in dict.fromkeys(job.inputs["hook_point"] for job in handed_out):
         try:
             runs[hook_point] = run_deployment(
                 name,
@@ -47,12 +57,29 @@ def train_on_deployment(config: ExperimentConfig, jobs: Sequence[Job]) -> None:
                 f"compute.train_deployment: the Prefect server has no deployment {name!r}. `saeflow deploy` makes "
                 "train/quickstart; `prefect deployment ls` lists what there is."
             ) from error
-    failed = []
-    with get_client(sync_client=True) as client:
-        for hook_point, run in runs.items():
-            while not (state := client.read_flow_run(run.id).state) or not state.is_final():
-                time.sleep(SECONDS_BETWEEN_LOOKS)
-            if not state.is_completed():
-                failed.append(f"{hook_point}: {state.name}, {state.message}")
+    ended = {hook_point: _end_of(run.id) for hook_point, run in runs.items()}
+    failed = [f"{place}: {state.name}, {state.message}" for place, state in ended.items() if not state.is_completed()]
     if failed:
         raise ExperimentError(f"runs of {name} did not complete: {'; '.join(failed)}")
+    missing = [job.name for job in handed_out if job.find() is None]
+    if missing:
+        raise ExperimentError(
+            f"runs of {name} completed, and {'; '.join(missing)} cannot be found in {artifacts().uri}. Its work pool "
+            "must see this home. If it does, its machines are different: model.dtype auto may be another one there, so "
+            "set it."
+        )
+
+
+def _end_of(run: UUID) -> State:
+    """Wait for the state that a run stays in. A crashed one is taken up again by itself (flows.automations)."""
+    with get_client(sync_client=True) as client:
+        while True:
+            state = client.read_flow_run(run).state
+            if state is not None and is_the_end(state):
+                return state
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def is_the_end(state: State) -> bool:
+    long_ago = datetime.now(UTC) - timedelta(seconds=SECONDS_UNTIL_GIVEN_UP)
+    return state.timestamp < long_ago if state.is_crashed() else state.is_final()

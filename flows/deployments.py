@@ -1,7 +1,8 @@
 """The deployments: which flows a person finds in the Prefect UI, and what their forms start with.
 
-Every preset is a deployment of `experiment`; the stages of one are deployments of their own. They are deployed by
-`saeflow up` and `saeflow deploy`, or with Prefect's own command from prefect.yaml, which this module writes:
+Every preset is a deployment of `experiment`; the stages of one are deployments of their own, and so is the retraining
+of one and of every experiment that a person brings. They are deployed by `saeflow up` and `saeflow deploy`, or with
+Prefect's own command from prefect.yaml, which this module writes:
 
     python -m flows.deployments > prefect.yaml
 """
@@ -25,11 +26,13 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect.schedules import Cron, Interval, Schedule
 from prefect.types.entrypoint import EntrypointType
 from prefect.workers.process import ProcessWorker
+from pydantic import ValidationError
 
 from flows.automations import SECONDS_BETWEEN_HEARTBEATS, TAG, automations, put_automations
-from flows.parameters import RetrainConfig, about, load_config, presets
+from flows.parameters import ExperimentConfig, RetrainConfig, about, load_config, presets
 from flows.report_links import REPORTS_URL
 from storage.locations import is_remote
+from tasks.errors import ExperimentError
 
 POOL = "saeflow"
 QUICKSTART = "quickstart"
@@ -54,6 +57,8 @@ class Offer:
     parameters: Mapping[str, Any]
     at_once: int | None = None
     """How many of its runs may be under way; others wait."""
+    scheduled: bool = False
+    """Whether it runs by itself where a schedule is given."""
 
     @property
     def tags(self) -> list[str]:
@@ -62,8 +67,12 @@ class Offer:
 
 
 def offers(experiments: Sequence[str] = ()) -> list[Offer]:
-    """Everything that is deployed: the presets, more experiments (YAML files), and the stages of the quickstart."""
+    """Everything that is deployed: the presets, more experiments (YAML files), and the stages of the quickstart.
+
+    A schedule is for the experiments in the files, as far as they can be retrained; without files, for the quickstart.
+    """
     quickstart = _parameters(str(presets()[QUICKSTART]))
+    own = [config for config in map(load_config, experiments) if _can_be_retrained(config)]
     files = [*presets().values(), *map(Path, experiments)]
     whole = [
         Offer("flows.experiment.experiment", load_config(str(file)).name, about(file), _parameters(str(file)))
@@ -84,16 +93,20 @@ def offers(experiments: Sequence[str] = ()) -> list[Offer]:
             quickstart,
         ),
         Offer("flows.evaluate.evaluate", QUICKSTART, "Everything but the report.", quickstart),
+    ]
+    retrainings = [
         Offer(
             "flows.retrain.retrain",
-            QUICKSTART,
+            config.name,
             "Trains the promoted dictionaries further on what the corpus has new, and promotes those that are not "
             "worse. Runs of it wait for each other.",
-            {"config": RetrainConfig(experiment=load_config(QUICKSTART)).model_dump(mode="json")},
+            {"config": RetrainConfig(experiment=config).model_dump(mode="json")},
             at_once=1,
-        ),
+            scheduled=config in own or not experiments,
+        )
+        for config in (load_config(QUICKSTART), *own)
     ]
-    return [*whole, *stages]
+    return [*whole, *stages, *retrainings]
 
 
 def deploy(
@@ -104,14 +117,22 @@ def deploy(
     """Make the work pool, the deployments and the automations on the configured server, or bring them up to date.
 
     Args:
-        experiments: YAML files, each a deployment of `experiment` beside the presets.
+        experiments: YAML files, each a deployment of `experiment` and of `retrain` beside the presets.
         schedule: when `retrain` runs by itself; without one, schedules on the server stay as they are.
 
     Returns the names of the deployments.
+
+    Raises ExperimentError when there is a schedule and no experiment that can be retrained.
     """
+    offered = offers(experiments)
+    if schedule and not any(offer.scheduled for offer in offered):
+        raise ExperimentError(
+            "there is nothing to retrain on a schedule: no --experiment has dictionaries, without invalidate_from and "
+            "compute.train_deployment."
+        )
     put_pool(pool)
     names = []
-    for offer in offers(experiments):
+    for offer in offered:
         flow = load_flow_from_entrypoint(offer.entrypoint, use_placeholder_flow=False)
         deployment = RunnerDeployment.from_flow(
             flow,
@@ -124,7 +145,7 @@ def deploy(
             work_pool_name=pool,
             job_variables={"env": job_environment()},
             concurrency_limit=_limit(offer.at_once),
-            schedules=[schedule] if schedule and flow.name == "retrain" else None,
+            schedules=[schedule] if schedule and offer.scheduled else None,
         )
         deployment.apply()
         names.append(deployment.full_name)
@@ -219,6 +240,14 @@ class _Plain(yaml.SafeDumper):
 def _parameters(source: str) -> dict[str, Any]:
     """An experiment as the form starts with it: every field, also those that the file leaves at their defaults."""
     return {"config": load_config(source).model_dump(mode="json")}
+
+
+def _can_be_retrained(config: ExperimentConfig) -> bool:
+    try:
+        RetrainConfig(experiment=config)
+    except ValidationError:
+        return False
+    return True
 
 
 def _limit(at_once: int | None) -> ConcurrencyLimitConfig | None:

@@ -19,7 +19,7 @@ from flows.resuming import check_resumes
 from flows.room import ready
 from flows.runners import Crew
 from flows.server import one_server
-from flows.stages import Job, Stage, present, stages
+from flows.stages import Job, Stage, named, present, stages
 from storage.artifacts import ArtifactRef
 from tasks.caching import artifacts
 from tasks.specs import StageName
@@ -54,9 +54,10 @@ def walk(
     beginning = {"experiment": config.name, "home": store.uri, "config": told}
     record = RunRecord(ExperimentRecords(store.home_location), config.name, beginning)
     record.uses([str(prepared.model), *([str(prepared.base)] if prepared.base else [])])
-    announcements.plan(prepared, until, hook_points)
+    if hook_points is None:  # a part of an experiment is in that one's plan
+        announcements.plan(prepared, until)
 
-    with Crew(compute, max(prepared.workers, compute.harvest_workers)) as crew:
+    with Crew(compute, prepared.workers) as crew:
 
         def recorded(jobs: Sequence[Job]) -> list[ArtifactRef]:
             # Before it is made, so that it never looks unused.
@@ -71,6 +72,9 @@ def walk(
     if until == "report":
         announcements.results(config, result, last=record.last_result())
         record.finish({**result, "config": told})
+    else:
+        record.add()
+    announcements.tags(done)
     return result
 
 
@@ -87,7 +91,7 @@ def run_experiment(config: ExperimentConfig) -> dict[str, Any]:
 
 def summary(config: ExperimentConfig, done: Sequence[Stage], started: datetime.datetime) -> dict[str, Any]:
     """`{experiment, home, stages: [{name, ref, seconds, cached}], warnings}`, and of a whole experiment also
-    `{report, dictionaries: [{ref, …}]}`.
+    `{report, dictionaries: [{ref, …}], studies: [{ref, …}]}`.
 
     `seconds` is how long making took, whenever that was; `cached` says that this run found it made.
     """
@@ -99,7 +103,7 @@ def summary(config: ExperimentConfig, done: Sequence[Stage], started: datetime.d
         cached = datetime.datetime.fromisoformat(manifest["created"]) < started
         seconds = round(manifest["seconds"], 2)
         rows.append({"name": stage.job.name, "ref": str(ref), "seconds": seconds, "cached": cached})
-    tokens = store.manifest(present(done[0]))["notes"]
+    tokens = store.manifest(named(done, "tokenize"))["notes"]
     warnings = [f"the corpus is short of the {split} tokens asked for" for split in tokens["short_of_wanted"]]
     result = {"experiment": config.name, "home": store.uri, "stages": rows, "warnings": warnings}
     if done[-1].job.stage != "report":
@@ -108,4 +112,5 @@ def summary(config: ExperimentConfig, done: Sequence[Stage], started: datetime.d
     dictionaries = json.loads((report_path / "dictionaries.json").read_text())
     for entry in dictionaries:
         entry["path"] = f"{store.uri}/{entry['ref']}"
-    return {**result, "report": str(report_path / "report.md"), "dictionaries": dictionaries}
+    studies = json.loads((report_path / "studies.json").read_text())
+    return {**result, "report": str(report_path / "report.md"), "dictionaries": dictionaries, "studies": studies}

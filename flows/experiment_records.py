@@ -4,10 +4,11 @@
     experiments/NAME.runs/<id>.json    what a run needs that has not finished: it is under way, or was killed
 
 A run names what it needs before it makes it. Every run writes a file of its own, so runs of the same name that are
-under way together forget nothing of each other. What a killed run named is kept until another run of that name has
-finished.
+under way together forget nothing of each other. What a killed run named, or one of some stages only, is kept until a
+whole run of that name has finished.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -23,7 +24,7 @@ from storage.locations import Location
 
 logger = logging.getLogger("saeflow.experiments")
 
-RUNNING, FINISHED = "running", "finished"
+RUNNING, PARTIAL, FINISHED = "running", "partial", "finished"
 
 SECONDS_UNTIL_GONE = 7 * 24 * 3600
 """A run of another machine whose file is older than this is taken for killed."""
@@ -45,12 +46,20 @@ class ExperimentRecords:
 
         Raises StorageError when it cannot be read.
         """
+        runs = self._runs(name)  # before the record: a run that ends in between writes there first
         record = self._read(name, f"{name}.json")
-        runs = [self._read(name, file) for file in self.run_files(name)]
         if runs:
-            needed = {artifact for run in runs for artifact in run["artifacts"]}
+            needed = {artifact for run in runs.values() for artifact in run["artifacts"]}
             return {**record, "state": RUNNING, "artifacts": sorted({*_artifacts(record), *needed})}
         return record
+
+    def begin(self, name: str, beginning: Mapping[str, Any]) -> None:
+        """Write how a run begins, where none has finished; what those of some stages used is kept."""
+        used: list[str] = []
+        if name in self.names():
+            with contextlib.suppress(StorageError):
+                used = _artifacts(self._read(name, f"{name}.json"))
+        self.write(name, {**beginning, "state": RUNNING, "artifacts": used})
 
     def write(self, name: str, record: Mapping[str, Any]) -> None:
         self._place.commit(f"{name}.json", json.dumps(record, indent=1).encode())
@@ -73,9 +82,17 @@ class ExperimentRecords:
     def forget_run(self, name: str, file: str) -> None:
         """Forget a run, and those of the same name that are gone without having finished."""
         self._place.remove(file)
-        for other in self.run_files(name):
-            if _is_gone(self._read(name, other)):
+        for other, run in self._runs(name).items():
+            if _is_gone(run):
                 self._place.remove(other)
+
+    def _runs(self, name: str) -> dict[str, dict[str, Any]]:
+        """The runs that have not finished, by their files."""
+        runs = {}
+        for file in self.run_files(name):
+            with contextlib.suppress(FileNotFoundError):  # it has just ended
+                runs[file] = self._read(name, file)
+        return runs
 
     def _read(self, name: str, file: str) -> dict[str, Any]:
         try:
@@ -99,7 +116,7 @@ class RunRecord:
     def uses(self, artifacts: Iterable[str]) -> None:
         """Record that the run needs these (kind/key), which need not be made yet."""
         if not self._used and self.last_result() is None:
-            self._records.write(self._name, {**self._beginning, "state": RUNNING, "artifacts": []})
+            self._records.begin(self._name, self._beginning)
         self._used |= dict.fromkeys(artifacts)
         run = {"artifacts": sorted(self._used), "at": time.time(), "host": socket.gethostname(), "process": os.getpid()}
         self._records.write_run(self._file, run)
@@ -107,6 +124,16 @@ class RunRecord:
     def finish(self, result: Mapping[str, Any]) -> None:
         """Record the result, and nothing any more of the run before."""
         self._records.write(self._name, {**result, "state": FINISHED, "artifacts": sorted(self._used)})
+        self._records.forget_run(self._name, self._file)
+
+    def add(self) -> None:
+        """End a run of some stages: the record stays what it was, and names what this run used too.
+
+        And what killed runs named: they are taken for gone from now on.
+        """
+        record = self._records.read(self._name)
+        state = FINISHED if "stages" in record else PARTIAL
+        self._records.write(self._name, {**record, "state": state})
         self._records.forget_run(self._name, self._file)
 
     def leave(self) -> None:

@@ -14,14 +14,21 @@ from tasks.caching import artifacts
 from tasks.corpus import LocatedCorpus, tokenize
 from tasks.errors import ExperimentError
 from tasks.references import find_name
+from tasks.samples import find_samples, sample_text
 from tasks.specs import CorpusSpec
 
 Tokens = dict[str, tuple[ArtifactRef, dict[str, Any]]]
 """Reference and manifest by name, tokens/KEY."""
 
 
-def find_base(spec: CorpusSpec, model: ArtifactRef, corpus: LocatedCorpus) -> ArtifactRef | None:
-    """The `base` with which `tokenize` makes what `spec` asks for; `corpus` is what `spec` was located as.
+def find_base(
+    spec: CorpusSpec, model: ArtifactRef, corpus: LocatedCorpus, samples: dict[str, Any] | None
+) -> ArtifactRef | None:
+    """The `base` with which `tokenize` makes what `spec` asks for.
+
+    Args:
+        corpus: what `spec` was located as.
+        samples: the inputs of `sample_text`, where the corpus has samples.
 
     Raises:
         ExperimentError: `extends` names nothing, or tokens that this corpus cannot go on from.
@@ -30,10 +37,13 @@ def find_base(spec: CorpusSpec, model: ArtifactRef, corpus: LocatedCorpus) -> Ar
     if spec.extends is None:
         return None
 
-    def answer(base: ArtifactRef | None) -> str:
-        return f"{tokenize.kind}/{tokenize.key({'model': model, 'corpus': corpus, 'base': base})}"
-
     there: Tokens = {str(ref): (ref, manifest) for ref, manifest in artifacts().list(tokenize.kind)}
+    written = _written(samples, there) if samples else ()
+
+    def answer(base: ArtifactRef | None) -> str:
+        inputs = {"model": model, "corpus": corpus, "base": base, "samples": written}
+        return f"{tokenize.kind}/{tokenize.key(inputs)}"
+
     named = _named(spec.extends, there)
     found = latest({name: there[name] for name in named if name in there})
     if found is None:
@@ -50,6 +60,16 @@ def find_base(spec: CorpusSpec, model: ArtifactRef, corpus: LocatedCorpus) -> Ar
     artifacts().verify(tokens)
     _check(spec, model, tokens, manifest)
     return tokens
+
+
+def _written(inputs: dict[str, Any], tokens: Tokens) -> tuple[ArtifactRef, ...]:
+    """The samples, also where they were deleted since tokens were made from them; empty before they are written."""
+    found = find_samples(inputs)
+    if found is not None:
+        return (found,)
+    recorded = (manifest["inputs"].get("samples.0") for _, manifest in tokens.values())
+    key = sample_text.key(inputs)
+    return next(((ArtifactRef(**ref),) for ref in recorded if ref and ref["key"] == key), ())
 
 
 def _named(name: str, there: Tokens) -> list[str]:

@@ -9,6 +9,7 @@ import yaml
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from tasks.errors import ExperimentError
+from tasks.evaluation_specs import CircuitSpec, EvaluationSpec
 from tasks.specs import (
     BaselineSpec,
     ComputeSpec,
@@ -49,6 +50,15 @@ class ExperimentConfig(Spec):
     baselines: tuple[BaselineSpec, ...] = Field(
         default=(), description="What the trained dictionaries are compared with, fitted on every hook point."
     )
+    evaluations: tuple[EvaluationSpec, ...] = Field(
+        default=(),
+        description="What every dictionary is asked beyond how well it reconstructs, baselines included.",
+    )
+    random_model: bool = Field(
+        default=False,
+        description="Control: also harvest the same model with random weights, train the first of the dictionaries on "
+        "it, and evaluate that. Takes as long as another harvest.",
+    )
     compute: ComputeSpec = ComputeSpec()
     invalidate_from: StageName | None = Field(
         default=None,
@@ -60,11 +70,22 @@ class ExperimentConfig(Spec):
     def _says_each_thing_once(self) -> Self:
         if not self.dictionaries and not self.baselines:
             raise ValueError("dictionaries and baselines are both empty: there is nothing to make")
-        for field in ("hook_points", "dictionaries", "baselines"):
+        for field in ("hook_points", "dictionaries", "baselines", "evaluations"):
             entries = getattr(self, field)
             repeated = [entry for index, entry in enumerate(entries) if entry in entries[:index]]
             if repeated:
                 raise ValueError(f"{field} lists this twice: {repeated[0]}")
+        if self.random_model and not self.dictionaries:
+            raise ValueError("random_model trains the first of the dictionaries on a random model, and there is none")
+        return self
+
+    @model_validator(mode="after")
+    def _circuits_have_layers(self) -> Self:
+        layers = {name.split(".")[1] for name in self.hook_points if name.count(".") > 1}
+        if any(isinstance(spec, CircuitSpec) for spec in self.evaluations) and not (
+            1 < len(layers) == len(self.hook_points)
+        ):
+            raise ValueError("a circuit leads from layer to layer: name hook_points of two or more, one of each")
         return self
 
 
@@ -93,6 +114,8 @@ class RetrainConfig(Spec):
             raise ValueError("experiment.dictionaries is empty: baselines are not trained, so there is nothing to do")
         if self.experiment.invalidate_from is not None:
             raise ValueError("experiment.invalidate_from makes an experiment anew, and a retraining goes on from it")
+        if self.experiment.compute.train_deployment is not None:
+            raise ValueError("experiment.compute.train_deployment: a retraining trains in its own run, so leave it out")
         return self
 
 
@@ -132,8 +155,13 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
     try:
         return ExperimentConfig.model_validate(data)
     except ValidationError as error:
-        problems = "\n".join(f"  {_where(problem['loc'])}: {_what(problem)}" for problem in error.errors())
-        raise ExperimentError(f"{file.name} has parameters that cannot be used:\n{problems}") from error
+        told = "\n".join(f"  {problem}" for problem in problems(error))
+        raise ExperimentError(f"{file.name} has parameters that cannot be used:\n{told}") from error
+
+
+def problems(error: ValidationError) -> list[str]:
+    """What is wrong with which parameter, for each of them."""
+    return [f"{_where(problem['loc'])}: {_what(problem)}" for problem in error.errors()]
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

@@ -3,6 +3,7 @@
 import math
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from flows.extension import find_base
 from flows.parameters import ExperimentConfig
@@ -14,9 +15,14 @@ from tasks.caching import artifacts
 from tasks.compute import Compute
 from tasks.corpus import LocatedCorpus
 from tasks.errors import ExperimentError
+from tasks.evaluate import labelled_text
+from tasks.evaluate.labelled_text import LocatedData
+from tasks.evaluation_specs import CircuitSpec, PatternSpec, ProbingSpec, SteeringSpec
 from tasks.harvest import store_layout
 from tasks.language_model import ModelDescription, prepare_model
 from tasks.loggers import check_loggers
+from tasks.pattern_matches import compile_pattern
+from tasks.samples import check_sampling, find_samples, samples_of
 from tasks.specs import n_features
 
 CHECKPOINT_COPIES = 4  # weights, two Adam moments, and the dictionary itself
@@ -32,12 +38,16 @@ class Prepared:
     corpus: LocatedCorpus
     base: ArtifactRef | None
     """The tokens that the corpus goes on from."""
+    samples: dict[str, Any] | None
+    """What `sample_text` is given, where the corpus has samples."""
     dtype: str
     workers: int
     compute: Compute
     compute_harvest: Compute
     bytes_needed: dict[str, int]
     """By kind of artifact, before compression."""
+    labelled: dict[str | None, LocatedData]
+    """What probing reads, by the name that the experiment gives it."""
 
     @property
     def rows(self) -> int:
@@ -60,20 +70,29 @@ def prepare(config: ExperimentConfig) -> Prepared:
     description = language_model.description(model)
     check_shapes(config, description)
     check_memory(config, description)
+    for spec in config.evaluations:
+        if isinstance(spec, CircuitSpec | PatternSpec | SteeringSpec):
+            compile_pattern(spec.pattern)
+    labelled = {spec.data: labelled_text.locate(spec) for spec in config.evaluations if isinstance(spec, ProbingSpec)}
     jobs = len(config.hook_points) * (len(config.dictionaries) + len(config.baselines))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     sequential = config.compute.runner == "sequential"
-    workers = 1 if sequential else config.compute.workers or max(1, min(cores, jobs))
+    # A cluster elsewhere has cores of its own.
+    most = jobs if config.compute.address else min(cores, jobs)
+    workers = 1 if sequential else config.compute.workers or max(1, most)
     # A function of the configuration and the machine alone, and not of what is left to do: a run that was
     # interrupted must go on with the thread count it had, or its sums would differ in the last bit.
     threads = config.compute.threads or max(1, cores // workers)
+    dtype = language_model.resolve_dtype(config.model.dtype, device)
+    samples = samples_inputs(config, model, dtype, Compute(device=device, threads=config.compute.threads or cores))
     return Prepared(
         config=config,
         model=model,
         description=description,
         corpus=located_corpus,
-        base=find_base(config.corpus, model, located_corpus),
-        dtype=language_model.resolve_dtype(config.model.dtype, device),
+        base=find_base(config.corpus, model, located_corpus, samples),
+        samples=samples,
+        dtype=dtype,
         workers=workers,
         compute=Compute(
             device=device,
@@ -87,7 +106,19 @@ def prepare(config: ExperimentConfig) -> Prepared:
             workers=config.compute.harvest_workers,
         ),
         bytes_needed=bytes_needed(config, description),
+        labelled=labelled,
     )
+
+
+def samples_inputs(config: ExperimentConfig, model: ArtifactRef, dtype: str, compute: Compute) -> dict[str, Any] | None:
+    """What `sample_text` is given, where the corpus has samples; the model must be one that can write them."""
+    samples = samples_of(config.corpus)
+    if samples is None:
+        return None
+    inputs = {"model": model, "samples": samples, "dtype": dtype, "compute": compute}
+    if find_samples(inputs) is None:
+        check_sampling(model)
+    return inputs
 
 
 def check_writable(home: AnyStore) -> None:
@@ -146,9 +177,10 @@ def bytes_needed(config: ExperimentConfig, model: ModelDescription) -> dict[str,
     ]
     widths = [model.width(hook_point) for hook_point in config.hook_points]
     features = sum(n_features(spec, width) * width for width in widths for spec in config.dictionaries)
+    models = 2 if config.random_model else 1
     return {
         "tokens": sum(_rows(config)) * 2 * 4,
-        "activations": sum(layout.bytes() for layout in layouts),
+        "activations": models * sum(layout.bytes() for layout in layouts),
         "dictionary": features * 2 * 4 * CHECKPOINT_COPIES,
     }
 

@@ -8,7 +8,7 @@ import typer
 from pydantic import ValidationError
 
 from flows.command import Experiment, Home, Overrides, open_home, prepare_environment, stdout_kept_for_the_result
-from flows.parameters import RetrainConfig, load_config
+from flows.parameters import RetrainConfig, load_config, problems
 from flows.promotions import PERSON, PROMOTION, REJECTION, ROLL_BACK, Entry, Ledger, ledgers
 from flows.wording import Paper, age, listed, several
 from storage.lineage import short
@@ -125,11 +125,7 @@ def retrain_config(
     try:
         return RetrainConfig.model_validate({"experiment": config, "gate": gate, **asked})
     except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, problem['loc']))}: {problem['msg'].removeprefix('Value error, ')}"
-            for problem in error.errors()
-        ]
-        raise ExperimentError(f"this cannot be retrained: {'; '.join(problems)}") from error
+        raise ExperimentError(f"this cannot be retrained: {'; '.join(problems(error))}") from error
 
 
 def known_ledger(home: Location, experiment: str) -> Ledger:

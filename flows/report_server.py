@@ -178,13 +178,15 @@ def _told(store: AnyStore, records: ExperimentRecords, name: str) -> dict[str, A
             "report": None,
             "made": None,
         }
+    config = record.get("config", {})
+    experiment = config.get("experiment", config)  # a retraining's holds that of what it retrains
     # The place of the report is a path of the machine that made it: its folder's name is the key.
     key = PurePosixPath(record["report"]).parent.name if "report" in record else None
     made = _made(store, ArtifactRef(kind="report", key=key, digest="")) if key else None
     return {
         "name": name,
         "state": record.get("state", ""),
-        "hook_points": len(record.get("config", {}).get("hook_points", ())),
+        "hook_points": len(experiment.get("hook_points", ())),
         "dictionaries": len(record.get("dictionaries", ())),
         "report": f"report/{key}/" if made else None,
         "made": made,

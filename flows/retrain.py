@@ -15,7 +15,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from flows.announcements import artifact_key, escaped, server_may_fail
+from flows.announcements import escaped, server_may_fail
 from flows.candidates import RETRAIN
 from flows.deployed_home import check_home
 from flows.experiment_records import ExperimentRecords, RunRecord
@@ -28,13 +28,14 @@ from flows.retrain_plan import Plan, by, slots
 from flows.room import ready
 from flows.runners import Crew
 from flows.server import one_server
-from flows.stages import Job, job_name, present, stages
+from flows.stages import Job, job_name, named, stages
 from storage.artifacts import ArtifactRef
 from tasks.caching import artifacts
+from tasks.cells import cell
 from tasks.evaluate.faithfulness import evaluate_faithfulness
 from tasks.evaluate.reconstruction import evaluate_reconstruction
 from tasks.gate import Verdict, verdicts
-from tasks.report import cell
+from tasks.progress import artifact_key
 from tasks.specs import DictionarySpec
 from tasks.train import check_warm_start, train, train_further
 
@@ -113,23 +114,22 @@ def retrained(config: RetrainConfig, run: str) -> dict[str, Any]:
     record = RunRecord(ExperimentRecords(store.home_location), f"{name}{RETRAIN}", told)
     known = (prepared.model, plan.base, prepared.base, *(place.old for place in places))
     record.uses(str(ref) for ref in known if ref is not None)
-    workers = max(prepared.workers, prepared.compute_harvest.workers)
 
-    with Crew(prepared.config.compute, workers) as crew:
+    with Crew(prepared.config.compute, prepared.workers) as crew:
 
         def recorded(jobs: Sequence[Job]) -> list[ArtifactRef]:
             # Before it is made, so that it never looks unused.
             record.uses(f"{job.step.kind}/{job.step.key(job.inputs)}" for job in jobs)
             return make(jobs, crew)
 
-        tokens = present(stages(prepared, recorded, until="tokenize")[0])
+        tokens = named(stages(prepared, recorded, until="tokenize"), "tokenize")
         if plan.base is not None and tokens.digest == plan.base.digest:
             places = [place for place in places if place.old is None]
         if not places:
             record.leave()
             plan.write(config, run, done=True)
             return announced({**told, **nothing_new(tokens)})
-        activations = present(stages(prepared, recorded, until="harvest")[-1])
+        activations = named(stages(prepared, recorded, until="harvest"), "harvest")
         new = recorded([training(place, prepared, activations) for place in places])
         entries = compared(config, prepared, tokens, activations, places, new, recorded)
 

@@ -45,10 +45,11 @@ class Plan(BaseModel):
     done: bool = False
 
     def experiment(self, config: RetrainConfig) -> ExperimentConfig:
-        """The experiment with the corpus of this retraining."""
+        """The experiment with the corpus of this retraining, without what is compared beside its dictionaries."""
         corpus = config.experiment.corpus
         told = {"tokens": self.tokens, "extends": str(self.base) if self.base else self._first_extends(config)}
-        return config.experiment.model_copy(update={"corpus": corpus.model_copy(update=told)})
+        alone = {"corpus": corpus.model_copy(update=told), "evaluations": (), "random_model": False}
+        return config.experiment.model_copy(update=alone)
 
     def _first_extends(self, config: RetrainConfig) -> str | None:
         # An experiment that is retrained extends itself from the second time on, whether it says so or not.
@@ -60,14 +61,18 @@ class Plan(BaseModel):
         """The one that flow run `run` has to go on with, or a new one.
 
         A retraining of the same configuration that is not done is gone on with by whichever run comes next; one that
-        is done only by its own run, where that is asked for again.
+        is done only by its own run, where that is asked for again. Asked for something else, the next run still begins
+        with what the one that is not done began with: nothing was trained on what that one added.
         """
         home = artifacts().home_location
         ledger = Ledger(home, config.experiment.name)
         found = cls._read(home, config.experiment.name)
-        if found is None or found.config != _hash(config) or (found.done and run not in found.runs):
-            return cls._new(config, ledger)
+        if found is None:
+            return cls._new(config, ledger, last_tokens(config.experiment.name))
         recorded = {entry.by for entry in ledger.entries()[found.entries :]} & {by(run) for run in found.runs}
+        if found.config != _hash(config) or (found.done and run not in found.runs):
+            over = found.done or recorded
+            return cls._new(config, ledger, last_tokens(config.experiment.name) if over else found.base)
         if not recorded and ledger.promoted() != found.promoted:  # by a person, in between
             entries = len(ledger.entries())
             return found.model_copy(update={"promoted": ledger.promoted(), "entries": entries})
@@ -81,8 +86,7 @@ class Plan(BaseModel):
         return kept
 
     @classmethod
-    def _new(cls, config: RetrainConfig, ledger: Ledger) -> Self:
-        base = last_tokens(config.experiment.name)
+    def _new(cls, config: RetrainConfig, ledger: Ledger, base: ArtifactRef | None) -> Self:
         total = config.experiment.corpus.tokens
         if base is not None:
             total = token_rows(base, "train").size + config.new_tokens

@@ -14,17 +14,19 @@ from tasks.specs import ComputeSpec
 
 
 class Crew:
-    """The processes that run the tasks of the flow run under way, `size` at a time."""
+    """The processes that run the tasks of the flow run under way. None start before there is work for them."""
 
     def __init__(self, compute: ComputeSpec, size: int) -> None:
-        """Raises ExperimentError when what `compute.runner` names is not installed."""
+        """`size` is how many jobs are made at a time.
+
+        Raises ExperimentError when what `compute.runner` names is not installed.
+        """
         self.compute, self.size = compute, size
-        self._runner = task_runner(compute, size) if size > 1 else None
+        self._there = 0
         self._at_work = ExitStack()
+        task_runner(compute, size)
 
     def __enter__(self) -> Self:
-        if self._runner is not None:
-            self._at_work.enter_context(running_on(self._runner))
         return self
 
     def __exit__(
@@ -32,12 +34,21 @@ class Crew:
     ) -> None:
         self._at_work.close()
 
+    @property
+    def is_here(self) -> bool:
+        """Whether jobs are made one after another in the flow's own process: for one at a time, unless in a cluster."""
+        return self.size == 1 and self.compute.address is None
+
+    def gather(self, size: int) -> None:
+        """Have `size` processes: those that are there, or others in their place. A cluster has as many as it has."""
+        if not self._there or (size != self._there and self.compute.address is None):
+            self.renew(size)
+
     def renew(self, size: int) -> None:
         """Go on with new processes, `size` of them: one that is killed takes the whole pool with it."""
         self._at_work.close()
-        self.size = size
-        self._runner = task_runner(self.compute, size)
-        self._at_work.enter_context(running_on(self._runner))
+        self._at_work.enter_context(running_on(task_runner(self.compute, size)))
+        self._there = size
 
 
 @contextmanager

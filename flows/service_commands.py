@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 Experiments = Annotated[
     list[Path] | None,
-    typer.Option("--experiment", metavar="FILE.yaml", help="Deploy this experiment too; may be repeated."),
+    typer.Option(
+        "--experiment", metavar="FILE.yaml", help="Deploy this experiment and its retraining too; may be repeated."
+    ),
 ]
 RetrainCron = Annotated[str | None, typer.Option(help="When `retrain` runs by itself: a cron expression.")]
-RetrainInterval = Annotated[float | None, typer.Option(help="Or every so many seconds.")]
+RetrainInterval = Annotated[float | None, typer.Option(min=1, help="Or every so many seconds.")]
 
 
 def up(

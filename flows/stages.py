@@ -5,10 +5,11 @@ The same walk makes an experiment and plans it: what `run` does with the jobs of
 
 import inspect
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from flows.preflight import Prepared
+from flows.studies import Made, studies
 from storage.artifacts import ArtifactRef
 from storage.errors import DamagedArtifact
 from tasks.baselines import fit_baseline
@@ -17,11 +18,16 @@ from tasks.corpus import tokenize
 from tasks.errors import ExperimentError
 from tasks.evaluate.reconstruction import evaluate_reconstruction
 from tasks.harvest import harvest
+from tasks.random_model import randomize_model
 from tasks.report import report
+from tasks.samples import sample_text
 from tasks.specs import BaselineSpec, DictionarySpec, StageName
 from tasks.train import train
 
 STAGES: tuple[StageName, ...] = get_args(StageName)
+
+RANDOM = " (random weights)"
+"""What follows the names of the control's jobs."""
 
 
 @dataclass(frozen=True)
@@ -84,75 +90,147 @@ def stages(
         until: the last stage.
         hook_points: where to train and evaluate; None is everywhere. All are harvested, in one pass.
     """
-    config = prepared.config
+    walk = Walk(prepared, run)
     last = STAGES.index(until)
-    chosen = [name for name in config.hook_points if hook_points is None or name in hook_points]
-    done: list[Stage] = []
+    steps = (walk.tokenize, walk.harvest, lambda: walk.train(hook_points), walk.evaluate, walk.report)
+    for step in steps[: last + 1]:
+        step()
+    return walk.done
 
-    def together(jobs: Sequence[Job]) -> list[Stage]:
-        made = [Stage(job, ref) for job, ref in zip(jobs, run(jobs), strict=True)]
-        done.extend(made)
+
+@dataclass
+class Subject:
+    """A model, and what is made of it."""
+
+    model: ArtifactRef | None
+    dictionaries: Sequence[DictionarySpec]
+    baselines: Sequence[BaselineSpec]
+    called: str = ""
+    """Behind the names of its jobs."""
+    activations: ArtifactRef | None = None
+    made: list[Stage] = field(default_factory=list)
+    """Its dictionaries."""
+
+
+class Walk:
+    """An experiment under way, stage by stage."""
+
+    def __init__(self, prepared: Prepared, run: Run) -> None:
+        self.prepared, self.run = prepared, run
+        self.config = config = prepared.config
+        self.done: list[Stage] = []
+        self.tokens: ArtifactRef | None = None
+        self.subjects = [Subject(prepared.model, config.dictionaries, config.baselines)]
+
+    def together(self, jobs: Sequence[Job]) -> list[Stage]:
+        made = [Stage(job, ref) for job, ref in zip(jobs, self.run(jobs), strict=True)]
+        self.done.extend(made)
         return made
 
-    def one(stage: StageName, step: Step[...], **inputs: Any) -> ArtifactRef | None:
-        return together([Job(stage, stage, step, inputs)])[0].ref
+    def one(self, stage: StageName, name: str, step: Step[...], **inputs: Any) -> ArtifactRef | None:
+        return self.together([Job(stage, name, step, inputs)])[0].ref
 
-    tokens = one("tokenize", tokenize, model=prepared.model, corpus=prepared.corpus, base=prepared.base)
-    if last < STAGES.index("harvest"):
-        return done
-    activations = one(
-        "harvest",
-        harvest,
-        model=prepared.model,
-        tokens=tokens,
-        hook_points=config.hook_points,
-        dtype=prepared.dtype,
-        storage=config.storage,
-        compute=prepared.compute_harvest,
-    )
-    if last < STAGES.index("train"):
-        return done
-    rows = config.training.rows
+    def tokenize(self) -> None:
+        """Before that, the text, where the model is to write it."""
+        prepared = self.prepared
+        samples = ()
+        if prepared.samples is not None:
+            samples = (self.one("tokenize", "samples", sample_text, **prepared.samples),)
+        inputs = {"model": prepared.model, "corpus": prepared.corpus, "base": prepared.base, "samples": samples}
+        self.tokens = self.one("tokenize", "tokenize", tokenize, **inputs)
 
-    def at(hook_point: str) -> dict[str, Any]:
-        return {"activations": activations, "hook_point": hook_point, "compute": prepared.compute}
+    def harvest(self) -> None:
+        """Also of the model with random weights: the control reads the same tokens, at the same hook points."""
+        config, prepared = self.config, self.prepared
+        if config.random_model:
+            model = self.one("harvest", f"model{RANDOM}", randomize_model, model=prepared.model, seed=0)
+            self.subjects.append(Subject(model, config.dictionaries[:1], (), RANDOM))
+        for subject in self.subjects:
+            subject.activations = self.one(
+                "harvest",
+                f"harvest{subject.called}",
+                harvest,
+                model=subject.model,
+                tokens=self.tokens,
+                hook_points=config.hook_points,
+                dtype=prepared.dtype,
+                storage=config.storage,
+                compute=prepared.compute_harvest,
+            )
 
-    pairs = [(hook_point, spec) for hook_point in chosen for spec in config.dictionaries]
-    trainings = [
-        Job("train", job_name(spec, place), train, {"dictionary": spec, "training": config.training, **at(place)}, spec)
-        for place, spec in pairs
-    ]
-    pairs = [(hook_point, spec) for hook_point in chosen for spec in config.baselines]
-    fits = [
-        Job("train", job_name(spec, place), fit_baseline, {"baseline": spec, "rows": rows, **at(place)}, spec)
-        for place, spec in pairs
-    ]
-    dictionaries = together([*trainings, *fits])
-    if last < STAGES.index("evaluate"):
-        return done
-    evaluations = together(
-        [
+    def train(self, hook_points: Collection[str] | None) -> None:
+        config = self.config
+        chosen = [name for name in config.hook_points if hook_points is None or name in hook_points]
+        jobs: list[Job] = []
+        for subject in self.subjects:
+            at = {"activations": subject.activations, "compute": self.prepared.compute}
+            for place in chosen:
+                for spec in subject.dictionaries:
+                    inputs = {"dictionary": spec, "training": config.training, "hook_point": place, **at}
+                    jobs.append(Job("train", job_name(spec, place) + subject.called, train, inputs, spec))
+            for place in chosen:
+                for spec in subject.baselines:
+                    inputs = {"baseline": spec, "rows": config.training.rows, "hook_point": place, **at}
+                    jobs.append(Job("train", job_name(spec, place) + subject.called, fit_baseline, inputs, spec))
+        made = self.together(jobs)
+        for subject in self.subjects:
+            count = len(chosen) * (len(subject.dictionaries) + len(subject.baselines))
+            subject.made, made = made[:count], made[count:]
+
+    def evaluate(self) -> None:
+        """Every dictionary on held-out rows, and with it the evaluations that the experiment asks for."""
+        prepared, rows = self.prepared, self.config.training.rows
+        jobs = [
             Job(
                 "evaluate",
                 f"evaluate {made.job.name}",
                 evaluate_reconstruction,
-                {"dictionary": made.ref, "rows": rows, **at(made.job.inputs["hook_point"])},
+                {
+                    "dictionary": made.ref,
+                    "rows": rows,
+                    "activations": subject.activations,
+                    "hook_point": made.job.inputs["hook_point"],
+                    "compute": prepared.compute,
+                },
                 made.job.about,
             )
-            for made in dictionaries
+            for subject in self.subjects
+            for made in subject.made
         ]
-    )
-    if last < STAGES.index("report"):
-        return done
-    refs = {"dictionaries": tuple(made.ref for made in dictionaries), "evaluations": tuple(e.ref for e in evaluations)}
-    # The table names the dictionaries, and a key holds only the digests of references: so also by name.
-    one("report", report, names=tuple(str(made.ref) for made in dictionaries), **refs)
-    return done
+        self.reconstructions = len(jobs)
+        for subject in self.subjects:
+            dictionaries = [
+                Made(made.job.name, made.job.inputs["hook_point"], made.job.about, made.ref)
+                for made in subject.made
+                if made.job.about is not None
+            ]
+            asked = studies(prepared, subject.model, self.tokens, subject.activations, dictionaries)
+            jobs += [Job("evaluate", *study) for study in asked]
+        self.evaluated = self.together(jobs)
+
+    def report(self) -> None:
+        dictionaries = [made.ref for subject in self.subjects for made in subject.made]
+        evaluations = [made.ref for made in self.evaluated]
+        self.one(
+            "report",
+            "report",
+            report,
+            # The tables name artifacts, and a key holds only the digests of references: so also by name.
+            names=tuple(map(str, [*dictionaries, *evaluations[self.reconstructions :]])),
+            dictionaries=tuple(dictionaries),
+            evaluations=tuple(evaluations[: self.reconstructions]),
+            studies=tuple(evaluations[self.reconstructions :]),
+        )
 
 
 def look_up(jobs: Sequence[Job]) -> list[ArtifactRef | None]:
     """What of these jobs is already made."""
     return [job.find() for job in jobs]
+
+
+def named(done: Sequence[Stage], name: str) -> ArtifactRef:
+    """The artifact of the job with this name."""
+    return present(next(stage for stage in done if stage.job.name == name))
 
 
 def present(stage: Stage) -> ArtifactRef:

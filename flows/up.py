@@ -21,6 +21,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self
 
+import psutil
+
 from flows.command import AnyStore
 from flows.report_links import REPORTS_URL
 from tasks.errors import ExperimentError
@@ -237,7 +239,9 @@ def signals_raised() -> Iterator[None]:
             signal.signal(each, signal.SIG_IGN)
         raise Stopped
 
-    before = {each: signal.signal(each, stop_once) for each in ENDING}
+    # What is ignored stays so: under nohup the end of the terminal is not the end of this.
+    heeded = [each for each in ENDING if signal.getsignal(each) is not signal.SIG_IGN]
+    before = {each: signal.signal(each, stop_once) for each in heeded}
     try:
         yield
     finally:
@@ -276,12 +280,10 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 def descendants(pid: int) -> list[int]:
     """The processes that a process started, and those that they started, whatever group they are in."""
-    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=False).stdout
-    parents = [tuple(map(int, line.split())) for line in listed.splitlines()]
-    found = [pid]
-    for parent in found:  # which grows
-        found += [child for child, of in parents if of == parent]
-    return found[1:]
+    try:
+        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _send(pid: int, number: signal.Signals) -> None:

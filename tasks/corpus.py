@@ -30,6 +30,7 @@ from tasks.caching import artifacts, step
 from tasks.errors import ExperimentError
 from tasks.language_model import load_tokenizer
 from tasks.progress import Progress
+from tasks.samples import is_samples
 from tasks.sources import documents, identity
 from tasks.specs import CorpusSpec
 
@@ -42,7 +43,10 @@ DOCUMENTS_PER_CALL = 256  # of the tokenizer
 
 
 class LocatedCorpus(BaseModel, frozen=True):
-    """A corpus whose sources were found, each with what identifies its text: a version, a commit or a sha256."""
+    """A corpus whose sources were found, each with what identifies its text: a version, a commit or a sha256.
+
+    The text of samples is identified by their artifact.
+    """
 
     spec: CorpusSpec
     """Without `extends`: the base is an input of the step, and the same base may be named in several ways."""
@@ -65,18 +69,26 @@ def locate(spec: CorpusSpec) -> LocatedCorpus:
     identities = []
     for source in spec.sources:
         identities.append(identity(source))
-        if next(documents(source, spec), None) is None:
+        # Samples are yet to be written: nothing to look at.
+        if not is_samples(source) and next(documents(source, spec), None) is None:
             raise ExperimentError(f"corpus source {source!r} holds no text. Name another in corpus.sources.")
     return LocatedCorpus(spec=spec.model_copy(update={"extends": None}), identities=tuple(identities))
 
 
-@step(kind="tokens", code_version="2")
-def tokenize(place: Path, model: ArtifactRef, corpus: LocatedCorpus, base: ArtifactRef | None = None) -> dict[str, Any]:
+@step(kind="tokens", code_version="3")
+def tokenize(
+    place: Path,
+    model: ArtifactRef,
+    corpus: LocatedCorpus,
+    base: ArtifactRef | None = None,
+    samples: tuple[ArtifactRef, ...] = (),
+) -> dict[str, Any]:
     """Write `tokens.zarr/{train,held_out}/{tokens,document}`, each [rows, context length], and documents.parquet.
 
     Args:
         base: tokens to go on from (see the module); `corpus.spec.tokens` counts theirs too. Where no new document
             fills a row, the result has the base's bytes, hence its digest, and nothing that follows is redone.
+        samples: what the model wrote (tasks.samples), of a corpus that has a source of that name; else none.
     """
     tokenizer = load_tokenizer(model)
     end_of_text = tokenizer.eos_token_id
@@ -84,7 +96,7 @@ def tokenize(place: Path, model: ArtifactRef, corpus: LocatedCorpus, base: Artif
         raise ExperimentError("the model's tokenizer has no end-of-text token to separate documents with.")
     writer = TokensWriter(place, corpus.spec, base)
     with Progress("tokenize", writer.capacity_tokens, "tokens", done=writer.tokens) as progress:
-        for batch in _batches(writer.new(_documents_in_turn(corpus.spec))):
+        for batch in _batches(writer.new(_documents_in_turn(corpus.spec, *samples))):
             texts = [document.text for document in batch]
             encoded: Any = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
             for document, tokens in zip(batch, encoded, strict=True):
@@ -284,10 +296,10 @@ def base_of(tokens: ArtifactRef) -> ArtifactRef | None:
     return ArtifactRef(**base) if base else None
 
 
-def _documents_in_turn(spec: CorpusSpec) -> Iterator[Document]:
+def _documents_in_turn(spec: CorpusSpec, samples: ArtifactRef | None = None) -> Iterator[Document]:
     """One document of each source in turn, without exact repetitions."""
     seen: set[str] = set()
-    remaining = [(source, documents(source, spec)) for source in spec.sources]
+    remaining = [(source, documents(source, spec, samples)) for source in spec.sources]
     while remaining:
         for entry in list(remaining):
             source, texts = entry

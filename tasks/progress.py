@@ -31,8 +31,7 @@ class Progress:
         if self.done_before:
             self._say(f"goes on at {self.done_before:,}/{self.total:,} {self.unit}")
         if TaskRunContext.get() is not None:
-            # Artifact keys admit lower-case letters, digits and dashes only.
-            key = re.sub(r"[^a-z0-9]+", "-", f"progress {self.name}".lower()).strip("-")
+            key = artifact_key("progress", self.name)
             with self._server_may_fail():
                 self.artifact = create_progress_artifact(self._percent(), key=key, description=self.name)  # pyright: ignore[reportAttributeAccessIssue]
         return self
@@ -83,6 +82,11 @@ class Progress:
 
     def _say(self, text: str) -> None:
         print(f"{self.name}  {text}", file=sys.stderr, flush=True)
+
+
+def artifact_key(*words: str) -> str:
+    """The key of a Prefect artifact, which admits lower-case letters, digits and dashes only."""
+    return re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower()).strip("-")
 
 
 def clock(seconds: float) -> str:

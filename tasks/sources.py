@@ -1,4 +1,6 @@
-"""The documents of a corpus source: files, the documentation of an installed package, or a dataset of the hub."""
+"""The documents of a corpus source: files, the documentation of an installed package, a dataset of the hub, or samples
+that the model itself wrote.
+"""
 
 import ast
 import hashlib
@@ -13,7 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from storage.artifacts import ArtifactRef
 from tasks.errors import ExperimentError
+from tasks.samples import documents_of, is_samples, kinds_of
 from tasks.specs import CorpusSpec
 
 TEXT_FILES = {".txt", ".jsonl", ".parquet"}
@@ -21,8 +25,11 @@ SHORTEST_DOCSTRING = 200  # characters: shorter ones are mostly one-line summari
 LONGEST_PIECE = 4_000  # characters of whole paragraphs that make one document of a .txt file
 
 
-def documents(source: str, spec: CorpusSpec) -> Iterator[str]:
-    """The documents of one source, one after another."""
+def documents(source: str, spec: CorpusSpec, samples: ArtifactRef | None = None) -> Iterator[str]:
+    """The documents of one source, one after another. Those of samples are in an artifact, once they are written."""
+    if is_samples(source):
+        kinds = kinds_of(source)
+        return documents_of(samples, kinds) if samples else iter(())
     if source.startswith("package:"):
         return _docstrings(source.removeprefix("package:"), spec.seed)
     if source.startswith("hf:"):
@@ -31,7 +38,9 @@ def documents(source: str, spec: CorpusSpec) -> Iterator[str]:
 
 
 def identity(source: str) -> str:
-    """What identifies the text of a source: a version, a commit or a sha256."""
+    """What identifies the text of a source: a version, a commit or a sha256; of samples what asks for them."""
+    if is_samples(source):
+        return " ".join(kinds_of(source))
     if source.startswith("package:"):
         name = source.removeprefix("package:")
         try:

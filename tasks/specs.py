@@ -75,8 +75,9 @@ class CorpusSpec(Spec, title="Corpus"):
         ),
         min_length=1,
         description="Each is package:NAME (the documentation strings of an installed Python package), "
-        "a .txt, .jsonl or .parquet file, a directory of such files, or hf:NAME (a dataset of the hub). "
-        "Sources are read in turn, a document from each.",
+        "a .txt, .jsonl or .parquet file, a directory of such files, hf:NAME (a dataset of the hub), or samples: "
+        "stories, news items and letters that the model itself writes, of one kind only as samples:story, "
+        "samples:news or samples:letter. Sources are read in turn, a document from each.",
     )
     text_field: str = Field(
         default="text", description="The column that holds the text in .jsonl, .parquet and hf: sources."
@@ -311,7 +312,9 @@ class ComputeSpec(Spec, title="Compute"):
 
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes CUDA when it is there.")
     workers: int | None = Field(
-        default=None, gt=0, description="Processes that train and evaluate at once; empty is one per core."
+        default=None,
+        gt=0,
+        description="Processes that train and evaluate at once; empty is one per core, with an address one per job.",
     )
     threads: int | None = Field(
         default=None, gt=0, description="CPU threads per process; empty shares the cores between the workers."
@@ -336,13 +339,15 @@ class ComputeSpec(Spec, title="Compute"):
         default=None,
         gt=0,
         description="Memory (GiB) that each of these processes may take; a job that needs more fails with a message. "
-        "Without a limit the system kills what it likes. Of the runners processes and dask.",
+        "Without a limit the system kills what it likes. Of the runners processes and dask; a job that the run does in "
+        "its own process (with one worker, or with nothing beside it) is not limited.",
     )
     train_deployment: str | None = Field(
         default=None,
         pattern=r"^[^/]+/[^/]+$",
         description="A deployment of the flow train (train/quickstart): each hook point is trained as a run of it, on "
-        "its work pool, which must see the same home. Empty trains within this run.",
+        "its work pool, which must see the same home. This run waits for them, and with `saeflow up --workers-limit 1` "
+        "they for it: let two runs work at once. Empty trains within this run.",
     )
     resident_gib: float = Field(
         default=1.0,

@@ -1,17 +1,25 @@
 """Work that one step shares between processes: the workers of the flow that it runs in."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from threading import Event, Thread
 from typing import Any
 
 from prefect import Task
+from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
+from prefect.exceptions import ObjectNotFound
+from prefect.futures import PrefectFuture
+from prefect.states import Crashed
 
 from storage.errors import StorageError
 
 SECONDS_BETWEEN_LOOKS = 2.0
+
+logger = logging.getLogger("saeflow.workers")
 
 
 def run_on_workers(task: Task[..., Any], calls: Sequence[Mapping[str, Any]], look: Callable[[], None]) -> None:
@@ -19,17 +27,38 @@ def run_on_workers(task: Task[..., Any], calls: Sequence[Mapping[str, Any]], loo
 
     Several calls go to the task runner of the flow (processes, Dask, Ray); a single one, and those of a step that runs
     outside of a flow, are made here, one after another. All are waited for before the first failure is raised.
+
+    Raises BrokenProcessPool when the system killed a process: the step can be run again, on other processes.
     """
     with _every_few_seconds(look):
         if len(calls) <= 1 or FlowRunContext.get() is None:
             for call in calls:
                 task.fn(**call)
         else:
-            futures = [task.submit(**call) for call in calls]
-            for future in futures:
-                future.wait()
-            for future in futures:
-                future.result()
+            failures: list[Exception] = []
+            killed = []
+            for future in [task.submit(**call) for call in calls]:
+                try:
+                    future.result()
+                except Exception as error:
+                    failures.append(error)
+                    if isinstance(error, BrokenProcessPool):
+                        killed.append(future)
+            tell_killed(killed)
+            for failure in failures:
+                raise failure
+
+
+def tell_killed(futures: Iterable[PrefectFuture[Any]]) -> None:
+    """Prefect does not hear of the end of a process: without this its tasks would be shown as running for ever."""
+    with get_client(sync_client=True) as client:
+        for future in futures:
+            try:
+                client.set_task_run_state(future.task_run_id, Crashed(message="its process was killed"), force=True)
+            except ObjectNotFound:  # it died before the server heard of it
+                continue
+            except Exception as error:
+                logger.warning("the Prefect server was not told of a killed task: %s", error)
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from storage.artifacts import ArtifactStore
 from tests.faults.conftest import PATIENCE, Start, finish
+from tests.flows.homes import digests
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -43,10 +43,6 @@ def leads_its_group(process: ForkServerProcess) -> bool:
         return os.getpgid(process.pid) == process.pid
     except ProcessLookupError:
         return False
-
-
-def digests(home: Path) -> dict[str, str]:
-    return {str(ref): ref.digest for ref, _ in ArtifactStore(home).list()}
 
 
 def under_way(home: Path, kind: str) -> bool:

@@ -2,22 +2,17 @@
 
 import os
 import signal
-import time
-from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import psutil
 import pytest
 
-from storage.artifacts import ArtifactStore
 from tests.faults.conftest import PATIENCE, Start, finish, messages_of
+from tests.flows.homes import digests
+from tests.flows.services import wait_until
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(600)]
-
-
-def digests(home: Path) -> dict[str, str]:
-    return {str(ref): ref.digest for ref, _ in ArtifactStore(home).list()}
 
 
 def pool_of(process: ForkServerProcess) -> list[psutil.Process]:
@@ -30,18 +25,11 @@ def checkpoints(home: Path) -> int:
     return len(list(home.glob("dictionary/*.partial/scratch/checkpoint.safetensors")))
 
 
-def wait_until(ready: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not ready():
-        assert time.monotonic() < deadline, f"it never came to this: {what}"
-        time.sleep(0.01)
-
-
 def test_a_killed_child_of_the_pool_costs_neither_its_own_work_nor_its_neighbours(start: Start, tmp_path: Path):
     undisturbed, home = tmp_path / "undisturbed", tmp_path / "killed"
     finish(start(undisturbed), undisturbed)
     process = start(home)
-    wait_until(lambda: checkpoints(home) == 2, "both dictionaries are in training")
+    wait_until(lambda: checkpoints(home) == 2, PATIENCE)
     os.kill(pool_of(process)[0].pid, signal.SIGKILL)
     finish(process, home)
     assert "a process was killed" in messages_of(home)
@@ -51,7 +39,7 @@ def test_a_killed_child_of_the_pool_costs_neither_its_own_work_nor_its_neighbour
 def test_the_pool_of_a_killed_run_ends_with_it(start: Start, tmp_path: Path):
     home = tmp_path / "home"
     process = start(home)
-    wait_until(lambda: checkpoints(home) > 0, "a dictionary is in training")
+    wait_until(lambda: checkpoints(home) > 0, PATIENCE)
     pool = pool_of(process)
     assert pool
     assert process.pid is not None

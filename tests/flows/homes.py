@@ -9,6 +9,12 @@ from storage.locations import is_remote
 from storage.remote_artifacts import RemoteArtifactStore
 
 
+def digests(home: Path | None = None) -> dict[str, str]:
+    """The artifacts of a home, by default that of the environment, and what their bytes come to."""
+    store = ArtifactStore.from_environment() if home is None else ArtifactStore(home)
+    return {str(ref): ref.digest for ref, _ in store.list()}
+
+
 class SmallHome:
     """Artifacts that are made at once, from specs and inputs as steps have them."""
 

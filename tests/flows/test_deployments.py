@@ -15,6 +15,7 @@ from prefect.utilities.callables import parameter_schema
 
 from flows.deployments import deploy, job_environment, offers, prefect_yaml, schedule_of
 from flows.parameters import ExperimentConfig, presets
+from tasks.errors import ExperimentError
 from tasks.specs import ICASpec, IdentitySpec, NMFSpec, PCASpec, RandomSpec
 from tests.flows.services import prefect_server_process, wait_until
 from tests.tasks.test_train import METHODS
@@ -31,6 +32,23 @@ def test_every_preset_and_every_flow_is_deployed():
     assert names == {f"experiment/{name}" for name in presets()} | {
         f"{flow}/quickstart" for flow in ("harvest", "train", "evaluate", "retrain")
     }
+
+
+def test_experiments_of_a_person_are_retrained_on_the_schedule_and_the_quickstart_without_any(
+    tmp_path: Path, tiny_experiment: dict[str, Any]
+):
+    def file(name: str, **changes: Any) -> str:
+        (tmp_path / name).write_text(yaml.safe_dump({**tiny_experiment, "name": name, **changes}))
+        return str(tmp_path / name)
+
+    def retrainings(*experiments: str) -> dict[str, bool]:
+        return {each.name: each.scheduled for each in offers(experiments) if each.entrypoint == "flows.retrain.retrain"}
+
+    baselines, elsewhere = file("baselines", dictionaries=[]), file("far", compute={"train_deployment": "train/far"})
+    assert retrainings() == {"quickstart": True}
+    assert retrainings(file("mine"), baselines, elsewhere) == {"quickstart": False, "mine": True}
+    with pytest.raises(ExperimentError, match="nothing to retrain on a schedule"):
+        deploy([baselines], schedule=schedule_of(None, 60))
 
 
 @pytest.mark.parametrize("offer", offers(), ids=lambda offer: f"{offer.entrypoint}-{offer.name}")
@@ -56,7 +74,7 @@ def test_the_form_opens_the_tab_of_the_method_and_its_menu_holds_it():
 def test_every_field_of_the_form_says_what_it_is():
     def undescribed(schema: dict[str, Any], where: str) -> Iterator[str]:
         for name, field in schema.get("properties", {}).items():
-            if "description" not in field and "$ref" not in field and name != "method":
+            if "description" not in field and "$ref" not in field and name not in ("method", "evaluation"):
                 yield f"{where}.{name}"
             for tab in field.get("items", {}).get("anyOf", ()) if isinstance(field.get("items"), dict) else ():
                 yield from undescribed(tab, f"{where}.{name}.{tab['title']}")
@@ -94,9 +112,10 @@ def test_a_schedule_yields_runs_and_deploying_again_changes_nothing_else(
     mine.write_text(yaml.safe_dump({**tiny_experiment, "name": "mine"}))
     with prefect_server_process(tmp_path) as server, temporary_settings({PREFECT_API_URL: server.api}):
         names = deploy([str(mine)], schedule=schedule_of(None, 60))
-        assert {"experiment/mine", "experiment/quickstart", "retrain/quickstart"} <= set(names)
+        assert {"experiment/mine", "experiment/quickstart", "retrain/quickstart", "retrain/mine"} <= set(names)
         with get_client(sync_client=True) as client:
-            retrain = client.read_deployment_by_name("retrain/quickstart")
+            assert client.read_deployment_by_name("retrain/quickstart").schedules == []
+            retrain = client.read_deployment_by_name("retrain/mine")
             assert retrain.concurrency_options is not None
             assert (retrain.global_concurrency_limit and retrain.global_concurrency_limit.limit) == 1
             assert retrain.entrypoint == "flows.retrain.retrain"
@@ -107,7 +126,7 @@ def test_a_schedule_yields_runs_and_deploying_again_changes_nothing_else(
         deploy([str(mine)])
         deploy([str(mine)], schedule=schedule_of(None, 120))
         with get_client(sync_client=True) as client:
-            again = client.read_deployment_by_name("retrain/quickstart")
+            again = client.read_deployment_by_name("retrain/mine")
             assert again.id == retrain.id
             assert [schedule.schedule.interval.total_seconds() for schedule in again.schedules] == [120]
             experiments = client.read_deployment_by_name("experiment/mine")

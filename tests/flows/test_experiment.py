@@ -17,14 +17,17 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from flows.catalogue import Catalogue
 from flows.experiment import run_experiment
 from flows.experiment_records import ExperimentRecords
+from flows.harvest import harvest
 from flows.parameters import ExperimentConfig
 from flows.preflight import prepare
 from flows.pruning import plan
 from flows.room import ready
 from flows.stages import look_up, stages
+from flows.train import train
 from tasks.caching import artifacts
 from tasks.errors import ExperimentError
 from tests.conftest import write_model
+from tests.flows.homes import digests
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server", "home")]
 
@@ -47,10 +50,6 @@ def told(key: str) -> str:
         named = ArtifactFilter(key=ArtifactFilterKey(any_=[key]))
         last = max(client.read_artifacts(artifact_filter=named), key=lambda artifact: artifact.created)
     return str(last.data)
-
-
-def digests() -> dict[str, str]:
-    return {str(ref): ref.digest for ref, _ in artifacts().list()}
 
 
 def test_an_experiment_is_made_once_and_what_is_lost_or_damaged_is_made_again(
@@ -119,6 +118,23 @@ def test_an_experiment_is_made_once_and_what_is_lost_or_damaged_is_made_again(
     ]
 
 
+def test_runs_of_some_stages_are_parts_of_the_experiment(tiny_experiment: dict[str, Any]):
+    parameters = {**tiny_experiment, "name": "in-parts", "baselines": []}
+    parameters["compute"] = {"workers": 1, "threads": 1, "device": "cpu"}
+    config = ExperimentConfig.model_validate(parameters)
+    harvest(config)
+    plan_of_the_harvest = told("in-parts-plan")
+    state = train(config, hook_points=[config.hook_points[0]], return_state=True)
+    assert told("in-parts-plan") == plan_of_the_harvest
+    record = ExperimentRecords(artifacts().home_location).read("in-parts")
+    assert (record["state"], record["artifacts"]) == ("partial", sorted(digests()))
+    assert plan(Catalogue.of(artifacts()), timedelta(days=7)).to_remove == []
+    with get_client(sync_client=True) as client:
+        tags = client.read_flow_run(state.state_details.flow_run_id).tags
+    by_kind = {name.split("/")[0]: name for name in digests()}
+    assert sorted(tags) == [f"{kind}/{by_kind[kind].split('/')[1][:8]}" for kind in ("activations", "tokens")]
+
+
 @pytest.mark.parametrize("architecture", ["gpt_neox", "gpt2"])
 def test_the_same_experiment_runs_on_other_architectures(
     tiny_experiment: dict[str, Any], tmp_path: Path, architecture: str
@@ -132,3 +148,42 @@ def test_the_same_experiment_runs_on_other_architectures(
     assert np.isfinite([entry["fvu"] for entry in result["dictionaries"]]).all()
     record = json.loads((artifacts().home / "experiments" / "tiny.json").read_text())
     assert yaml.safe_dump(record["config"]["model"]) == yaml.safe_dump({**model, "revision": None})
+
+
+def test_evaluations_and_a_random_model_stand_beside_the_dictionaries(tiny_experiment: dict[str, Any]):
+    hook_points = tiny_experiment["hook_points"]
+    changes = {
+        "compute": {"workers": 1, "threads": 1, "device": "cpu"},
+        "dictionaries": tiny_experiment["dictionaries"][1:],
+        "baselines": [],
+        "evaluations": [
+            {"evaluation": "faithfulness", "tokens": 256},
+            {"evaluation": "ioi", "prompts": 2, "sweep_prompts": 1},
+            {"evaluation": "erasure", "prompts": 8, "seeds": [0], "side_effect_tokens": 64},
+            {"evaluation": "pattern", "pattern": "e", "tokens": 512, "contexts": 2},
+            {"evaluation": "circuit", "pattern": "e", "tokens": 512, "contexts": 2},
+            {"evaluation": "probing", "texts": 40, "seeds": [0]},
+            {"evaluation": "steering", "pattern": "e", "tokens": 512, "new_tokens": 2, "samples": 1},
+        ],
+        "random_model": True,
+    }
+    result = run(tiny_experiment, **changes)
+    topk = [f"topk expansion=2.0 k=4 {place}" for place in hook_points]
+    of_random = [name.removesuffix(" (random weights)") for name in made(result) if name.endswith("(random weights)")]
+    assert of_random == [
+        "model", "harvest", *topk, *(f"evaluate {name}" for name in topk), *(f"faithfulness {name}" for name in topk),
+        *(f"ioi {name}" for name in topk), *(f"erasure {name}" for name in topk),
+        *(f"pattern e {name}" for name in topk), "circuit e topk expansion=2.0 k=4",
+        *(f"probing {name}" for name in topk), *(f"steering e {name}" for name in topk),
+    ]  # fmt: skip
+    studies = result["studies"]
+    assert len(result["dictionaries"]) == 4
+    assert len(studies) == 2 * (6 * len(hook_points) + 1)
+    assert {row["model"].endswith("(random weights)") for row in studies} == {False, True}
+    for row in studies:
+        assert all(row[name] is not None or row["undefined"][name] for name in row["columns"])
+    assert all(row["features_to_half_kl"] is None for row in studies if row["title"] == "ioi"), "it knows no names"
+    assert "ce_recovered" in told("tiny-faithfulness")
+    assert "perplexity_reconstructed" in Path(result["report"]).read_text()
+    assert made(run(tiny_experiment, **changes)) == []
+    assert made(run(tiny_experiment, **{**changes, "random_model": False})) == ["report"]

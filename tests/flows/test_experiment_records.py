@@ -69,6 +69,31 @@ def test_runs_of_one_name_that_are_under_way_together_keep_what_either_needs(rec
     assert records.read("tiny")["state"] == "finished"
 
 
+def test_a_run_of_some_stages_ends_as_a_part_of_the_record(records: ExperimentRecords):
+    kill_during(lambda: RunRecord(records, "tiny", {}).uses(["tokens/killed"]))
+    harvest, train = RunRecord(records, "tiny", {"config": {"k": 1}}), RunRecord(records, "tiny", {"config": {"k": 1}})
+    harvest.uses(["tokens/t"])
+    train.uses(["tokens/t", "dictionary/d"])
+    harvest.add()
+    assert records.read("tiny")["state"] == "running"
+    train.add()
+    used = ["dictionary/d", "tokens/killed", "tokens/t"]
+    assert records.read("tiny") == {"config": {"k": 1}, "state": "partial", "artifacts": used}
+    assert records.run_files("tiny") == []
+
+    whole = RunRecord(records, "tiny", {"config": {"k": 2}})
+    whole.uses(["tokens/two"])
+    assert records.read("tiny") == {"config": {"k": 2}, "state": "running", "artifacts": [*used, "tokens/two"]}
+    whole.finish({"config": {"k": 2}, "stages": ["a"]})
+    assert records.used() == {"tiny": ["tokens/two"]}
+
+    part = RunRecord(records, "tiny", {"config": {"k": 3}})
+    part.uses(["tokens/three"])
+    part.add()
+    ended = {"config": {"k": 2}, "stages": ["a"], "state": "finished", "artifacts": ["tokens/three", "tokens/two"]}
+    assert records.read("tiny") == ended
+
+
 def test_the_first_run_to_be_killed_leaves_its_configuration_until_the_next_begins(records: ExperimentRecords):
     RunRecord(records, "tiny", {"config": {"k": 1}}).uses(["tokens/one"])
     RunRecord(records, "tiny", {"config": {"k": 2}}).uses(["tokens/two"])

@@ -47,7 +47,7 @@ def prepared(experiment: dict[str, Any], extends: object = None, **corpus: Any) 
 
 
 def tokens_of(prepared: Prepared) -> ArtifactRef:
-    return tokenize.build(model=prepared.model, corpus=prepared.corpus, base=prepared.base)
+    return tokenize.build(model=prepared.model, corpus=prepared.corpus, base=prepared.base, samples=())
 
 
 def test_tokens_are_extended_once_however_they_are_named(experiment: dict[str, Any], folder: Path):

@@ -55,6 +55,12 @@ def test_threads_do_not_depend_on_what_is_left_to_do(tiny_yaml: Path):
     assert prepare(config).workers * prepare(config).compute.threads <= prepare(config).compute_harvest.threads
 
 
+def test_in_a_cluster_all_jobs_may_be_made_at_once(tiny_yaml: Path):
+    cluster = "runner: dask, address: tcp://127.0.0.1:1"
+    assert prepare(load_config(str(tiny_yaml), [f"compute={{device: cpu, {cluster}}}"])).workers == 10
+    assert prepare(load_config(str(tiny_yaml), [f"compute={{device: cpu, workers: 3, {cluster}}}"])).workers == 3
+
+
 def test_hook_points_that_do_not_fit_in_memory_together_are_refused(tiny_yaml: Path, monkeypatch: pytest.MonkeyPatch):
     config = load_config(str(tiny_yaml))
     prepare(config)

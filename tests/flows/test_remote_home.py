@@ -13,12 +13,8 @@ from flows.experiment import run_experiment
 from flows.parameters import ExperimentConfig
 from storage.artifacts import ArtifactStore
 from storage.object_storage import ObjectLocation
-from tasks.caching import artifacts
 from tests.flows.command import assert_refused, saeflow
-
-
-def digests() -> dict[str, str]:
-    return {str(ref): ref.digest for ref, _ in artifacts().list()}
+from tests.flows.homes import digests
 
 
 @pytest.mark.slow

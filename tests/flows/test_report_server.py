@@ -9,7 +9,8 @@ from starlette.testclient import TestClient
 from flows.experiment_records import ExperimentRecords
 from flows.report_server import application
 from storage.artifacts import ArtifactRef, ArtifactStore
-from tasks.report import page
+from tasks.report import MEANINGS
+from tasks.report_page import page
 
 EVIL = "<script>alert(1)</script>"
 
@@ -51,6 +52,12 @@ def test_the_index_leads_to_the_reports(client: TestClient):
     assert client.get("/report/0123abcd/figures/a.svg").headers["content-type"] == "image/svg+xml"
     assert json.loads(client.get("/experiments/mine.json").text)["state"] == "finished"
     assert client.get("/health").text == "ok"
+
+
+def test_the_hook_points_of_a_retraining_are_those_of_its_experiment(client: TestClient, store: ArtifactStore):
+    record = {"state": "finished", "config": {"experiment": {"hook_points": ["a", "b", "c", "d", "e"]}}}
+    ExperimentRecords(store.home_location).write("mine.retrain", record)
+    assert '<td class="number">5</td>' in client.get("/").text
 
 
 def test_an_empty_home_has_an_index_too(tmp_path: Path):
@@ -109,4 +116,4 @@ def test_names_of_others_are_escaped(tmp_path: Path):
     assert "<b>" not in text
     row = dict.fromkeys(("l0", "fvu", "cosine", "dead_fraction", "rows"), 0.5)
     told = {**row, "hook_point": EVIL, "method": EVIL, "parameters": EVIL, "ref": EVIL}
-    assert "<script>" not in page([told])
+    assert "<script>" not in page([told], MEANINGS)

@@ -182,6 +182,25 @@ def test_a_retraining_that_was_killed_goes_on_and_extends_and_promotes_once(
     assert base_of(ref(further["tokens"])) == ref(result["tokens"]), "the rest of the text comes with the next one"
 
 
+def test_a_changed_retraining_after_one_that_failed_is_given_the_same_new_text(
+    parameters: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    first = again(parameters)
+    add(folder, 1)
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(retrain_module, "compared", fail)
+        with pytest.raises(RuntimeError):
+            again(parameters)
+    result = again(parameters, ce_tokens=256)
+    assert result["outcome"] == "Promoted"
+    assert base_of(ref(result["tokens"])) == ref(first["tokens"])
+    assert again(parameters)["outcome"] == "NothingNew"
+
+
 def test_a_flow_run_that_is_retried_after_it_was_done_gives_its_result_again(
     parameters: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -241,6 +260,7 @@ def test_a_promoted_dictionary_that_does_not_fit_is_refused_before_any_work(para
     [
         ({"dictionaries": [], "baselines": [{"method": "identity"}]}, "experiment.dictionaries is empty"),
         ({"invalidate_from": "train"}, "experiment.invalidate_from makes an experiment anew"),
+        ({"compute": {"train_deployment": "train/quickstart"}}, "a retraining trains in its own run"),
     ],
 )
 def test_what_cannot_be_retrained_is_refused(parameters: dict[str, Any], change: dict[str, Any], message: str):

@@ -13,10 +13,10 @@ from prefect.cache_policies import NO_CACHE
 from flows.experiment import run_experiment
 from flows.parameters import ExperimentConfig
 from flows.runners import task_runner
-from storage.artifacts import ArtifactStore
 from tasks.errors import ExperimentError
 from tasks.harvest import harvest_share
 from tasks.specs import ComputeSpec
+from tests.flows.homes import digests
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -42,14 +42,14 @@ def parameters(tiny_experiment: dict[str, Any]) -> dict[str, Any]:
 def expected(tmp_path_factory: pytest.TempPathFactory, parameters: dict[str, Any], prefect_server: str):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tasks.harvest.default_chunk_rows", lambda d, itemsize: 256)
-        return digests(patch, tmp_path_factory.mktemp("here"), parameters, runner="sequential")
+        return made(patch, tmp_path_factory.mktemp("here"), parameters, runner="sequential")
 
 
-def digests(patch: pytest.MonkeyPatch, home: Path, parameters: dict[str, Any], **compute: Any) -> dict[str, str]:
+def made(patch: pytest.MonkeyPatch, home: Path, parameters: dict[str, Any], **compute: Any) -> dict[str, str]:
     patch.setenv("SAEFLOW_HOME", str(home))
     compute = {"threads": 1, "device": "cpu", **compute}
     run_experiment(ExperimentConfig.model_validate({**parameters, "compute": compute}))
-    return {str(ref): ref.digest for ref, _ in ArtifactStore(home).list()}
+    return digests(home)
 
 
 @task(name="harvest share", cache_policy=NO_CACHE, persist_result=False)
@@ -71,7 +71,7 @@ def test_a_runner_gives_the_bytes_of_a_run_in_one_process(
     home, shares = tmp_path / "home", tmp_path / "home.shares"
     shares.mkdir()
     monkeypatch.setattr("tasks.harvest.harvest_share", signed_share)
-    found = digests(monkeypatch, home, parameters, runner=runner, workers=2, harvest_workers=2)
+    found = made(monkeypatch, home, parameters, runner=runner, workers=2, harvest_workers=2)
     assert found == expected
     made_by = [int(file.read_text()) for file in shares.iterdir()]
     assert len(made_by) == 2

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows.up import Children, check_port, descendants, server_environment, stop
+from flows.up import Children, Stopped, check_port, descendants, server_environment, signals_raised, stop
 from storage.artifacts import ArtifactStore
 from tasks.errors import ExperimentError
 from tests.flows.command import assert_refused, saeflow
@@ -43,6 +43,28 @@ def test_an_experiment_that_is_wrong_is_told_before_anything_starts(tmp_path: Pa
     (tmp_path / "wrong.yaml").write_text("hook_points: []")
     result = saeflow("up", "--home", tmp_path / "home", "--experiment", tmp_path / "wrong.yaml")
     assert_refused(result, "wrong.yaml", "hook_points")
+
+
+def test_an_interval_without_length_is_refused(tmp_path: Path):
+    result = saeflow("up", "--home", tmp_path / "home", "--retrain-interval", 0)
+    assert result.returncode == 2
+    assert "--retrain-interval" in result.stderr
+
+
+def test_a_signal_ends_it_unless_it_was_ignored_before():
+    def hang_up() -> None:
+        with signals_raised():
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    before = signal.getsignal(signal.SIGHUP)
+    with pytest.raises(Stopped):
+        hang_up()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        hang_up()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_child_that_dies_is_told_with_its_last_lines(tmp_path: Path):

@@ -1,47 +1,33 @@
 """A Prefect server on SQLite or Postgres, workers, and a deployed experiment whose training takes some seconds."""
 
-import contextlib
 import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import httpx
 import psutil
 import pytest
 import yaml
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.deployments import POOL, deploy, worker_is_online
-from flows.up import SERVER_SETTINGS
-from storage.artifacts import ArtifactStore
+from flows.deployments import POOL, deploy
+from flows.experiment import run_experiment
+from flows.parameters import ExperimentConfig
 from tests.conftest import write_text
+from tests.flows.homes import digests
+from tests.flows.ports import free_ports
+from tests.flows.services import Server, prefect_server_process, wait_until, worker_process
 
-PATIENCE = 300.0  # seconds
-
-
-def wait_until(ready: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
-    deadline = time.monotonic() + patience
-    while not (found := ready()):
-        assert time.monotonic() < deadline, f"it never came to this: {what}"
-        time.sleep(0.05)
-    return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+PATIENCE = 600.0  # seconds: cores may be shared
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +36,8 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not programs:
         pytest.skip("there is no Postgres: apt-get install postgresql")
-    bin, data, port = programs[-1].parent, Path("/tmp") / f"saeflow-postgres-{os.getpid()}", free_port()
+    (port,) = free_ports(1)
+    bin, data = programs[-1].parent, Path("/tmp") / f"saeflow-postgres-{os.getpid()}"
     data.mkdir()
     as_user: list[str] = []
     if os.getuid() == 0:  # it refuses to be run by root
@@ -72,72 +59,33 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a Prefect server."""
-    place, port = tmp_path_factory.mktemp("server"), free_port()
-    sqlite = f"sqlite+aiosqlite:///{place / 'prefect.db'}"
-    database = sqlite if request.param == "sqlite" else request.getfixturevalue("postgres")
-    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    environment |= {**SERVER_SETTINGS, "PREFECT_SERVER_DATABASE_CONNECTION_URL": database, "PREFECT_HOME": str(place)}
-    command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)]
-    with (place / "log").open("wb") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    url = f"http://127.0.0.1:{port}/api"
-    try:
-        wait_until(lambda: answers(f"{url}/health"), f"a server, see {place / 'log'}")
-        with temporary_settings({PREFECT_API_URL: url}):
-            yield url
-    finally:
-        kill_tree(process.pid)
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(url).status_code == 200
-    except httpx.TransportError:
-        return False
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    database = None if request.param == "sqlite" else request.getfixturevalue("postgres")
+    place = tmp_path_factory.mktemp("server")
+    with prefect_server_process(place, database) as server, temporary_settings({PREFECT_API_URL: server.api}):
+        yield server
 
 
 class Worker:
     """A worker of the work pool, and the flow runs that it starts."""
 
-    def __init__(self, server: str, place: Path) -> None:
-        self.name = f"worker-{free_port()}"
-        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
-        environment = {
-            **os.environ,
-            "PREFECT_API_URL": server,
-            "PREFECT_HOME": str(place),
-            "PREFECT_LOGGING_LEVEL": "INFO",
-        }
-        environment["PREFECT_WORKER_QUERY_SECONDS"] = "1"
-        with (place / f"{self.name}.log").open("wb") as log:
-            self.process = subprocess.Popen(
-                [*command, "--name", self.name], env=environment, stdout=log, stderr=log, start_new_session=True
-            )
-        wait_until(lambda: worker_is_online(POOL, self.name), "the worker is online")
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self.process = process
 
-    def runs(self) -> list[psutil.Process]:
+    def runs(self) -> dict[UUID, psutil.Process]:
         """The processes of flow runs."""
-        return [child for child in psutil.Process(self.process.pid).children() if "python" in child.name()]
+        children = [child for child in psutil.Process(self.process.pid).children() if "python" in child.name()]
+        return {UUID(child.environ()["PREFECT__FLOW_RUN_ID"]): child for child in children}
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
-    def stop(self) -> None:
-        kill_tree(self.process.pid)
 
-
-def kill_tree(pid: int) -> None:
-    try:
-        tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return
-    for process in tree:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(tree, timeout=30)
+@contextmanager
+def working(server: Server) -> Iterator[Worker]:
+    with worker_process(server, POOL) as process:
+        yield Worker(process)
 
 
 class Deployed:
@@ -154,10 +102,15 @@ class Deployed:
             deployment = client.read_deployment_by_name("experiment/killable")
             return client.create_flow_run_from_deployment(deployment.id)
 
-    def wait_for_end(self, run: FlowRun) -> FlowRun:
-        return wait_until(lambda: self.ended(run.id), f"run {run.id} has ended")
+    def wait_for_training(self) -> None:
+        wait_until(lambda: any(self.home.glob("dictionary/*.partial/scratch/checkpoint.safetensors")), PATIENCE)
 
-    def ended(self, run: UUID) -> FlowRun | None:
+    def wait_for_end(self, run: FlowRun) -> FlowRun:
+        found = wait_until(lambda: self._ended(run.id), PATIENCE)
+        assert found is not None
+        return found
+
+    def _ended(self, run: UUID) -> FlowRun | None:
         with get_client(sync_client=True) as client:
             found = client.read_flow_run(run)
         return found if found.state and (found.state.is_completed() or found.state.is_failed()) else None
@@ -167,11 +120,10 @@ class Deployed:
             states = client.read_flow_run_states(run)
         return [state.name for state in sorted(states, key=lambda state: state.timestamp)]
 
-    def in_training(self) -> bool:
-        return any(self.home.glob("dictionary/*.partial/scratch/checkpoint.safetensors"))
 
-    def digests(self) -> dict[str, str]:
-        return {str(ref): ref.digest for ref, _ in ArtifactStore(self.home).list()}
+def runs_of(flow: str) -> list[FlowRun]:
+    with get_client(sync_client=True) as client:
+        return client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=[flow])))
 
 
 @pytest.fixture(scope="session")
@@ -193,13 +145,21 @@ def killable(tmp_path_factory: pytest.TempPathFactory, tiny_experiment: dict[str
     return file
 
 
+def undisturbed(config: ExperimentConfig, server: Server, home: Path) -> dict[str, str]:
+    """The digests of a run without any deployment, worker or kill."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAEFLOW_HOME", str(home))
+        patch.setenv("PREFECT_API_URL", server.api)
+        run_experiment(config)
+    return digests(home)
+
+
 @pytest.fixture
-def deployed(server: str, killable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployed:
+def deployed(server: Server, killable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployed:
     return Deployed(killable, tmp_path / "home", monkeypatch)
 
 
 @pytest.fixture
-def worker(server: str, deployed: Deployed, tmp_path: Path) -> Iterator[Worker]:
-    worker = Worker(server, tmp_path)
-    yield worker
-    worker.stop()
+def worker(server: Server, deployed: Deployed) -> Iterator[Worker]:
+    with working(server) as worker:
+        yield worker

@@ -1,8 +1,14 @@
-"""The table of dictionaries, whatever their parameters."""
+"""The table of dictionaries, whatever their parameters, and those of evaluations."""
 
 import json
+from pathlib import Path
+from typing import Any
 
-from tasks.report import page, parameters
+from storage.tables import read_table, write_table
+from tasks.cells import named, parameters
+from tasks.report import MEANINGS
+from tasks.report_page import page
+from tasks.study_tables import study_tables
 from tests.tasks.test_train import METHODS
 
 
@@ -39,10 +45,48 @@ def test_the_page_holds_every_dictionary_marks_the_best_and_leaves_what_is_undef
         }
         for place, k, f in (("a", 1, 0.5), ("a", 2, 0.25), ("b", 1, None), ("b", 2, 0.125))
     ]
-    text = page(told)
+    text = page(told, MEANINGS)
     assert [entry["ref"] in text for entry in told] == [True] * 4
     best = [line for line in text.splitlines() if 'class="best"' in line]
     assert ["k=2" in line for line in best] == [True, True]
     assert "—" in text
     assert "4 dictionaries at 2 hook points" in text
     assert "http" not in text  # it needs nothing but itself
+
+
+EVIL = "</script><script>alert(1)</script>"
+
+
+def study(**changes: Any) -> dict[str, Any]:
+    row = {
+        "ref": "evaluation/1", "title": "ioi", "hook_point": "blocks.1.hook_resid_post", "method": "topk",
+        "params": {"expansion": 2.0, "k": 4}, "model": "tiny",
+        "columns": {"recovery": "how much", "features": "how many"},
+        "recovery": 0.5, "features": None, "intervals": {"recovery": [0.25, 0.75]},
+        "undefined": {"features": f"KL never halves {EVIL}"},
+    }  # fmt: skip
+    return {**row, **changes}
+
+
+def test_an_evaluation_is_a_table_with_intervals_and_with_reasons_for_what_is_missing(tmp_path: Path):
+    rows = [study(), study(ref="evaluation/2", method="pca", params={"k": 4}), study(title=f"pattern {EVIL}")]
+    tables = study_tables(rows)
+    assert [table.title for table in tables] == ["ioi", f"pattern {EVIL}"]
+    assert tables[0].told(rows[0], "recovery") == "0.5 [0.25, 0.75]"
+    assert "| topk | expansion=2, k=4 | 0.5 [0.25, 0.75] | — |" in tables[0].markdown()
+    write_table(tmp_path / tables[0].file, tables[0].flat())
+    flat = read_table(tmp_path / "ioi.parquet").to_pylist()
+    assert [row["method"] for row in flat] == ["topk", "pca"]
+    assert (flat[0]["recovery"], flat[0]["recovery_low"], flat[0]["recovery_high"]) == (0.5, 0.25, 0.75)
+    assert flat[0]["features"] is None
+    assert "KL never halves" in flat[0]["undefined"]
+
+    text = page([], MEANINGS, tables)
+    assert EVIL not in text
+    assert "KL never halves &lt;/script&gt;" in text, "the reason is told where the dash is pointed at"
+
+
+def test_the_model_is_told_only_where_there_are_several():
+    rows = [study(), study(model="tiny (random weights)")]
+    assert named(rows[1], rows[:1]) == "topk (expansion=2, k=4)"
+    assert named(rows[1], rows) == "topk, tiny (random weights) (expansion=2, k=4)"

@@ -1,0 +1,110 @@
+"""The evaluations that an experiment asks for, beyond reconstruction, as steps with their inputs."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from flows.preflight import Prepared
+from storage.artifacts import ArtifactRef
+from tasks.caching import Step
+from tasks.evaluate.circuit import evaluate_circuit
+from tasks.evaluate.erasure import evaluate_erasure
+from tasks.evaluate.faithfulness import evaluate_faithfulness
+from tasks.evaluate.ioi import evaluate_ioi
+from tasks.evaluate.pattern import evaluate_pattern
+from tasks.evaluate.probing import evaluate_probing
+from tasks.evaluate.steering import evaluate_steering
+from tasks.evaluation_specs import (
+    CircuitSpec,
+    ErasureSpec,
+    EvaluationSpec,
+    FaithfulnessSpec,
+    IOISpec,
+    PatternSpec,
+    ProbingSpec,
+    SteeringSpec,
+)
+from tasks.language_model import layer_of
+from tasks.specs import BaselineSpec, DictionarySpec
+
+
+class Made(NamedTuple):
+    """A dictionary of the experiment; `ref` is None where a plan found none."""
+
+    name: str
+    hook_point: str
+    about: DictionarySpec | BaselineSpec
+    ref: ArtifactRef | None
+
+
+class Study(NamedTuple):
+    """One evaluation of one dictionary, or of those of one method at all hook points."""
+
+    name: str
+    step: Step[...]
+    inputs: dict[str, Any]
+
+
+def studies(
+    prepared: Prepared,
+    model: ArtifactRef | None,
+    tokens: ArtifactRef | None,
+    activations: ArtifactRef | None,
+    dictionaries: Sequence[Made],
+) -> Iterator[Study]:
+    """Every evaluation of the experiment, on every dictionary that was made of a model's activations."""
+    given = {"model": model, "tokens": tokens, "activations": activations}
+    for spec in prepared.config.evaluations:
+        if isinstance(spec, CircuitSpec):
+            yield from _circuits(spec, prepared, given, dictionaries)
+            continue
+        for made in dictionaries:
+            step, needs = _step(spec, prepared)
+            inputs = {name: given[name] for name in given if name in needs}
+            inputs |= {name: value for name, value in needs.items() if name not in given}
+            at = {"dictionary": made.ref, "hook_point": made.hook_point, "compute": prepared.compute}
+            yield Study(f"{_title(spec)} {made.name}", step, {**inputs, **at})
+
+
+def _step(spec: EvaluationSpec, prepared: Prepared) -> tuple[Step[...], dict[str, Any]]:
+    """The step, and what it needs beside the dictionary: names of artifacts, and values."""
+    match spec:
+        case FaithfulnessSpec():
+            own = {"rows": prepared.config.training.rows, "dtype": prepared.dtype, "max_tokens": spec.tokens}
+            return evaluate_faithfulness, {"model": None, "tokens": None, "activations": None, **own}
+        case IOISpec():
+            return evaluate_ioi, {"model": None, "spec": spec}
+        case ErasureSpec():
+            return evaluate_erasure, {"model": None, "tokens": None, "spec": spec}
+        case PatternSpec():
+            return evaluate_pattern, {"model": None, "tokens": None, "spec": spec}
+        case ProbingSpec():
+            return evaluate_probing, {"model": None, "data": prepared.labelled[spec.data], "spec": spec}
+        case SteeringSpec():
+            return evaluate_steering, {"model": None, "tokens": None, "spec": spec}
+        case CircuitSpec():
+            raise TypeError("a circuit is of several dictionaries")
+
+
+def _circuits(
+    spec: CircuitSpec, prepared: Prepared, given: dict[str, Any], dictionaries: Sequence[Made]
+) -> Iterator[Study]:
+    """One of each method, whose dictionaries stand in the order of their layers."""
+    for about in dict.fromkeys(made.about for made in dictionaries):
+        layers = sorted(
+            (made for made in dictionaries if made.about == about), key=lambda made: layer_of(made.hook_point)
+        )
+        inputs = {
+            "dictionaries": tuple(made.ref for made in layers),
+            "hook_points": tuple(made.hook_point for made in layers),
+            "model": given["model"],
+            "tokens": given["tokens"],
+            "spec": spec,
+            "compute": prepared.compute,
+        }
+        name = layers[-1].name.replace(f" {layers[-1].hook_point}", "")
+        yield Study(f"{_title(spec)} {name}", evaluate_circuit, inputs)
+
+
+def _title(spec: EvaluationSpec) -> str:
+    about = getattr(spec, "pattern", None)
+    return f"{spec.evaluation} {about}" if about else spec.evaluation

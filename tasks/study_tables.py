@@ -1,0 +1,102 @@
+"""What was asked of dictionaries beyond how well they reconstruct: a table for each evaluation.
+
+Every evaluation says itself which of its numbers a table shows, and what they mean (tasks.evaluate.results).
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from storage.artifacts import AnyStore, ArtifactRef
+from tasks.cells import cell, method, parameters, with_interval
+from tasks.evaluate.results import METRICS
+
+Row = dict[str, Any]
+
+
+ABOUT = ("hook_point", "method", "parameters")
+"""The columns that say which dictionary a row is about."""
+
+
+@dataclass(frozen=True)
+class StudyTable:
+    """One evaluation of several dictionaries."""
+
+    title: str
+    meanings: Mapping[str, str]
+    """The columns of numbers, and what they mean."""
+    rows: Sequence[Row]
+
+    @property
+    def file(self) -> str:
+        return f"{re.sub('[^a-z0-9]+', '_', self.title.lower()).strip('_')}.parquet"
+
+    @staticmethod
+    def told(row: Row, name: str) -> str:
+        """A number with its interval."""
+        return with_interval(row[name], row["intervals"].get(name))
+
+    def shown(self, row: Row) -> dict[str, str]:
+        """A row as a person reads it."""
+        return {name: cell(row[name]) for name in ABOUT} | {name: self.told(row, name) for name in self.meanings}
+
+    def flat(self) -> list[Row]:
+        """The rows as numbers: name, name_low and name_high of those that have an interval, and why others are null."""
+        with_bounds = [name for name in self.meanings if any(row["intervals"].get(name) for row in self.rows)]
+        flat = []
+        for row in self.rows:
+            bounds = {name: row["intervals"].get(name) or (None, None) for name in with_bounds}
+            ends = {f"{name}_{end}": bounds[name][at] for name in with_bounds for at, end in enumerate(("low", "high"))}
+            why = "; ".join(f"{name}: {row['undefined'][name]}" for name in self.meanings if row[name] is None)
+            numbers = {name: row[name] for name in self.meanings}
+            flat.append({"ref": row["ref"], **{name: row[name] for name in ABOUT}, **numbers, **ends})
+            flat[-1]["undefined"] = why or None
+        return flat
+
+    def markdown(self) -> str:
+        lines = [" | ".join([*ABOUT, *self.meanings]), " | ".join("---" for _ in (*ABOUT, *self.meanings))]
+        for row in self.rows:
+            lines.append(
+                " | ".join([*(cell(row[name]) for name in ABOUT), *(self.told(row, n) for n in self.meanings)])
+            )
+        return "\n".join([f"## {self.title}", "", *(f"| {line} |" for line in lines), ""])
+
+
+def study_tables(rows: Sequence[Row]) -> list[StudyTable]:
+    """One table for each evaluation, in the order in which they were asked for."""
+    tables = []
+    for title in dict.fromkeys(row["title"] for row in rows):
+        here = [row for row in rows if row["title"] == title]
+        told = [{**row, "method": method(row, here), "parameters": parameters(row["params"], here)} for row in here]
+        meanings = {name: meaning for row in here for name, meaning in row["columns"].items()}
+        tables.append(StudyTable(title, meanings, told))
+    return tables
+
+
+def study_row(store: AnyStore, name: str, evaluation: ArtifactRef) -> Row:
+    """What one evaluation found, and of which dictionary; of the last one where it is about several."""
+    manifest = store.manifest(evaluation)
+    inputs, spec = manifest["inputs"], manifest["spec"]
+    dictionary = store.manifest(
+        ArtifactRef(**[value for key, value in inputs.items() if key.startswith("dictionar")][-1])
+    )
+    chosen = dict(dictionary["spec"].get("dictionary") or dictionary["spec"]["baseline"])
+    metrics = json.loads((store.path(evaluation) / METRICS).read_text())
+    about = (spec.get("spec") or {}).get("pattern")
+    return {
+        "ref": name,
+        "title": " ".join(filter(None, [metrics["evaluation"], about])),
+        "hook_point": " → ".join(spec["hook_points"]) if "hook_points" in spec else spec["hook_point"],
+        "method": chosen.pop("method"),
+        "params": chosen,
+        "model": model_name(store, manifest),
+        **metrics,
+    }
+
+
+def model_name(store: AnyStore, manifest: Mapping[str, Any]) -> str:
+    """What the model is called that an artifact was made with."""
+    model = ArtifactRef(**manifest["inputs"]["model"])
+    return json.loads((store.path(model) / "description.json").read_text())["name"]
