@@ -47,7 +47,7 @@ def up(
         about = "" if where.own_server else "  (which was running: PREFECT_API_URL)"
         print(f"Prefect   {where.prefect.removesuffix('/api')}{about}")
         print(f"reports   {where.reports}\nhome      {store.uri}\nlogs      {store.scratch / 'logs'}")
-        print("ctrl-C stops all of it; runs under way go on when it is started again.", flush=True)
+        print("ctrl-C stops all of it, runs under way too: run again, and they go on from what is made.", flush=True)
 
     try:
         up(

@@ -19,8 +19,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-INVERSE_PENALTY = 0.1  # scikit-learn's C
-
 
 class Probe(NamedTuple):
     """A linear classifier of two classes."""
@@ -34,10 +32,10 @@ class Probe(NamedTuple):
 
 
 def fit_probe(x_Rd: Float[Tensor, "R d"], y_R: Bool[Tensor, " R"]) -> Probe:
-    """A logistic regression on x, centred and scaled to a total variance of 1, with a strong L2 penalty.
+    """A logistic regression with an L2 penalty, on x centred and scaled to a total variance of 1.
 
-    Neither depends on the basis; and with few rows in many dimensions the penalty has the probe read the directions
-    in which the classes differ most, not those of least variance, by which any two classes can be told apart.
+    So neither the scale of x nor its basis matters; and in more dimensions than rows, where any two classes can be told
+    apart, the penalty has the probe read the directions in which they differ most.
     """
     from sklearn.linear_model import LogisticRegression  # seconds, for those who fit one
 
@@ -45,7 +43,7 @@ def fit_probe(x_Rd: Float[Tensor, "R d"], y_R: Bool[Tensor, " R"]) -> Probe:
     mean_d = x_Rd.mean(0)
     scale = (x_Rd - mean_d).square().sum(1).mean().sqrt().clamp_min(torch.finfo(torch.float32).tiny)
     standard_Rd = ((x_Rd - mean_d) / scale).cpu().numpy()
-    regression = LogisticRegression(C=INVERSE_PENALTY, max_iter=1000).fit(standard_Rd, y_R.cpu().numpy())
+    regression = LogisticRegression(max_iter=1000).fit(standard_Rd, y_R.cpu().numpy())
     weight_d = torch.from_numpy(regression.coef_[0]).to(x_Rd) / scale
     return Probe(weight_d.float(), float(regression.intercept_[0]) - (weight_d @ mean_d).item())
 

@@ -5,15 +5,19 @@ picture in that folder.
 """
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
-from tests.flows.services import Service, service_running
+from tests.flows.ports import free_ports
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -25,6 +29,19 @@ FLAGS = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Service:
+    """Where `saeflow up` listens."""
+
+    prefect: str
+    reports: str
+    home: Path
+
+    @property
+    def api(self) -> str:
+        return f"{self.prefect}/api"
+
+
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory, tiny_experiment: dict[str, Any]) -> Iterator[Service]:
     place = tmp_path_factory.mktemp("service")
@@ -33,6 +50,31 @@ def service(tmp_path_factory: pytest.TempPathFactory, tiny_experiment: dict[str,
     experiment.write_text(yaml.safe_dump(one_process, sort_keys=False))
     with service_running(place / "home", "--experiment", str(experiment)) as running:
         yield running
+
+
+class service_running:
+    """`saeflow up` on free ports, from when it is ready until the end of the block."""
+
+    def __init__(self, home: Path, *arguments: str, **environment: str) -> None:
+        prefect, reports = free_ports(2)
+        self.service = Service(f"http://127.0.0.1:{prefect}", f"http://127.0.0.1:{reports}", home)
+        ports = ["--port", str(prefect), "--reports-port", str(reports)]
+        self.command = [sys.executable, "-m", "flows.cli", "up", "--home", str(home), *ports, *arguments]
+        ours = ("PREFECT_API_URL", "PREFECT_LOGGING_LEVEL")
+        kept = {name: value for name, value in os.environ.items() if name not in ours}
+        self.environment = {**kept, "PREFECT_HOME": str(home.parent / "prefect"), **environment}
+
+    def __enter__(self) -> Service:
+        self.process = subprocess.Popen(self.command, env=self.environment, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("ctrl-C"):
+                return self.service
+        raise AssertionError(f"`saeflow up` ended with {self.process.wait()}")
+
+    def __exit__(self, *_: object) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
 
 
 @pytest.fixture(scope="session")

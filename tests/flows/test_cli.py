@@ -43,7 +43,7 @@ def test_a_run_prints_one_json_object_and_the_plan_shows_what_it_made(tiny_yaml:
     result = saeflow_process("run", *parameters, "--json", **environment)
     assert result.returncode == 0, result.stderr
     summary = json.loads(result.stdout)
-    assert set(summary) == {"experiment", "home", "report", "stages", "dictionaries", "warnings"}
+    assert set(summary) == {"experiment", "home", "report", "stages", "dictionaries", "studies", "warnings"}
     assert summary["experiment"] == "tiny"
     assert Path(summary["home"]) == home
     assert Path(summary["report"]).is_file()

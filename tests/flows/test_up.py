@@ -56,11 +56,11 @@ def test_a_signal_ends_it_unless_it_was_ignored_before():
         with signals_raised():
             os.kill(os.getpid(), signal.SIGHUP)
 
-    before = signal.getsignal(signal.SIGHUP)
-    with pytest.raises(Stopped):
-        hang_up()
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
+        with pytest.raises(Stopped):
+            hang_up()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
         hang_up()
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
