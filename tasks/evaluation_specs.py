@@ -69,7 +69,7 @@ class ErasureSpec(Spec):
     )
     seeds: Seeds = (0, 1, 2)
     side_effect_tokens: int = Field(
-        default=2048, gt=0, description="Held-out tokens on which the change of all other predictions is measured."
+        default=1024, gt=0, description="Held-out tokens on which the change of all other predictions is measured."
     )
 
 

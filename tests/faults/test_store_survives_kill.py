@@ -51,6 +51,7 @@ def start(home: Path):
 
 
 def wait_for(message: str, progress: Connection) -> None:
+    """Raises EOFError if the build ended without this message."""
     while progress.recv() != message:
         pass
 
@@ -72,7 +73,11 @@ def test_a_build_killed_again_and_again_ends_as_an_undisturbed_one(tmp_path):
     moments = random.Random(0)
     for message, stretch in [*opening, *writing, *sealing]:
         process, progress = start(tmp_path / "killed")
-        wait_for(message, progress)
+        try:
+            wait_for(message, progress)
+        except EOFError:  # on a machine whose pace changes, what is left may be less than planned
+            process.join()
+            break
         time.sleep(moments.uniform(0, stretch))
         process.kill()
         process.join()

@@ -47,7 +47,7 @@ def saeflow_process(*arguments: object, **environment: str) -> Result:
         [sys.executable, "-m", "flows.cli", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=600,
         env={**os.environ, **environment},
         check=False,
     )

@@ -20,9 +20,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.deployments import POOL, deploy
-from flows.experiment import run_experiment
-from flows.parameters import ExperimentConfig
 from tests.conftest import write_text
+from tests.flows.command import saeflow_process
 from tests.flows.homes import digests
 from tests.flows.ports import free_ports
 from tests.flows.services import Server, prefect_server_process, wait_until, worker_process
@@ -145,12 +144,12 @@ def killable(tmp_path_factory: pytest.TempPathFactory, tiny_experiment: dict[str
     return file
 
 
-def undisturbed(config: ExperimentConfig, server: Server, home: Path) -> dict[str, str]:
+def undisturbed(file: Path, *options: str, server: Server, home: Path) -> dict[str, str]:
     """The digests of a run without any deployment, worker or kill."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SAEFLOW_HOME", str(home))
-        patch.setenv("PREFECT_API_URL", server.api)
-        run_experiment(config)
+    # In a process of its own: Prefect's threads in this one would go on telling the server when it is gone.
+    environment = {"PREFECT_API_URL": server.api, "PREFECT_HOME": str(server.home / "prefect")}
+    ran = saeflow_process("run", file, "--home", home, *options, **environment)
+    assert ran.returncode == 0, ran.stderr
     return digests(home)
 
 

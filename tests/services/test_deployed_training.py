@@ -9,7 +9,6 @@ import pytest
 import yaml
 from prefect.client.schemas.objects import FlowRun
 
-from flows.parameters import load_config
 from tests.flows.homes import digests
 from tests.flows.services import Server, wait_until
 from tests.services.conftest import PATIENCE, Deployed, Worker, runs_of, undisturbed
@@ -34,8 +33,8 @@ def by_layer(killable: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(server: Server, by_layer: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    config = load_config(str(by_layer), ["compute.train_deployment=null"])
-    return undisturbed(config, server, tmp_path_factory.mktemp("undisturbed"))
+    home = tmp_path_factory.mktemp("undisturbed")
+    return undisturbed(by_layer, "--set", "compute.train_deployment=null", server=server, home=home)
 
 
 @pytest.fixture
@@ -63,7 +62,8 @@ def test_the_experiment_waits_for_a_killed_training_to_be_taken_up_again(
 ):
     def training() -> tuple[UUID, psutil.Process] | None:
         processes = worker.runs()
-        return next(((run.id, processes[run.id]) for run in runs_of("train") if run.id in processes), None)
+        running = [run.id for run in runs_of("train") if run.state_name == "Running" and run.id in processes]
+        return next(((run, processes[run]) for run in running), None)
 
     run = deployed.start()
     deployed.wait_for_training()

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.parameters import load_config
 from tests.flows.homes import digests
 from tests.flows.services import Server
 from tests.services.conftest import Deployed, Worker, undisturbed, working
@@ -16,7 +15,7 @@ pytestmark = [pytest.mark.services, pytest.mark.timeout(1500)]
 
 @pytest.fixture(scope="module")
 def expected(server: Server, killable: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return undisturbed(load_config(str(killable)), server, tmp_path_factory.mktemp("undisturbed"))
+    return undisturbed(killable, server=server, home=tmp_path_factory.mktemp("undisturbed"))
 
 
 def test_a_killed_flow_process_is_taken_up_again_by_itself(

@@ -88,14 +88,15 @@ def test_of_many_writers_of_a_new_file_exactly_one_wins(places: Places):
 
 def test_files_that_another_writer_renames_meanwhile_are_listed_or_not(tmp_path: Path):
     place = LocalDirectory(tmp_path)
+    names = sorted(str(number) for number in range(50))
     done = threading.Event()
 
     def write() -> None:
         for number in itertools.count():
-            if done.is_set():
+            if done.is_set() and number >= len(names):
                 return
             (tmp_path / f"{number}.partial").write_bytes(b"x")
-            (tmp_path / f"{number}.partial").rename(tmp_path / f"{number % 50}")
+            (tmp_path / f"{number}.partial").rename(tmp_path / f"{number % len(names)}")
 
     with ThreadPoolExecutor(1) as pool:
         pool.submit(write)
@@ -104,7 +105,7 @@ def test_files_that_another_writer_renames_meanwhile_are_listed_or_not(tmp_path:
                 assert set(place.sizes().values()) <= {0, 1}
         finally:
             done.set()
-    assert place.names() == sorted(str(number) for number in range(50))
+    assert place.names() == names
 
 
 @pytest.mark.usefixtures("no_hard_links")
