@@ -70,6 +70,11 @@ class Dictionary(nn.Module, ABC):
         return self.decode(self.encode(x_Bd))
 
     @property
+    def weight(self) -> Tensor:
+        """One of its tensors: their device and dtype are those that rows must have."""
+        return next(iter(self.state_dict().values()))
+
+    @property
     @abstractmethod
     def directions(self) -> Float[Tensor, "n d"]:
         """What each feature writes, as unit vectors, one feature a row."""
@@ -97,8 +102,7 @@ class Dictionary(nn.Module, ABC):
             )
         folded = copy.deepcopy(self)
         with torch.no_grad():
-            weight = next(iter(folded.state_dict().values()))
-            folded._to_raw_units(mean_d.to(weight), scale)
+            folded._to_raw_units(mean_d.to(folded.weight), scale)
         return folded
 
     def unfold_normalization(self, mean_d: Float[Tensor, "d"], scale: float) -> Self:

@@ -20,7 +20,7 @@ FEATURES_PER_CALL = 1024
 @torch.no_grad()
 def writes(dictionary: Dictionary) -> Float[Tensor, "n d"]:
     """What one unit of each feature adds to the reconstruction: its direction, in the units of its code."""
-    weight = next(iter(dictionary.state_dict().values()))
+    weight = dictionary.weight
     n = dictionary.n_features
     nothing_d = dictionary.decode(torch.zeros(n, dtype=weight.dtype, device=weight.device))
     parts = []
@@ -34,7 +34,7 @@ def writes(dictionary: Dictionary) -> Float[Tensor, "n d"]:
 @torch.no_grad()
 def write(dictionary: Dictionary, feature: int) -> Float[Tensor, "d"]:
     """What one unit of a single feature adds to the reconstruction."""
-    weight = next(iter(dictionary.state_dict().values()))
+    weight = dictionary.weight
     unit_n = torch.zeros(dictionary.n_features, dtype=weight.dtype, device=weight.device)
     nothing_d = dictionary.decode(unit_n)
     unit_n[feature] = 1

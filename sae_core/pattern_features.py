@@ -129,7 +129,7 @@ def encoded(
     dictionary: Dictionary, x_Bd: Float[Tensor, "B d"], match_B: Bool[Tensor, " B"]
 ) -> Iterable[tuple[Float[Tensor, "B n"], Bool[Tensor, " B"]]]:
     """Codes batch by batch, so that those of all rows are never there at once."""
-    weight = next(iter(dictionary.state_dict().values()))
+    weight = dictionary.weight
     per_batch = max(1, CODES_PER_BATCH // dictionary.n_features)
     for x, match in zip(x_Bd.split(per_batch), match_B.split(per_batch), strict=True):
         yield dictionary.encode(x.to(weight)), match.to(weight.device)

@@ -285,6 +285,15 @@ def document_rows(tokens: ArtifactRef, split: str) -> zarr.Array:
     return zarr.open_array(artifacts().path(tokens) / ROWS / split / "document", mode="r")
 
 
+def spread(tokens: ArtifactRef, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """Held-out rows of tokens and of their documents, at most `max_tokens` in whole rows (one at least)."""
+    held_out, documents = token_rows(tokens, "held_out"), document_rows(tokens, "held_out")
+    n, length = held_out.shape
+    count = min(n, max(1, max_tokens // length))
+    index = np.linspace(0, n - 1, count).round().astype(int)
+    return np.asarray(held_out.oindex[index]), np.asarray(documents.oindex[index])
+
+
 def segments(tokens: ArtifactRef, split: str) -> tuple[int, ...]:
     """How many rows of a split came when: from the first corpus, then from each extension that added some."""
     return tuple(artifacts().manifest(tokens)["notes"]["segments"][split])

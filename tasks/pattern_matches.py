@@ -22,8 +22,8 @@ from torch import Tensor
 from storage.artifacts import ArtifactRef
 from storage.row_filter import RowFilter
 from tasks.capture import capture
+from tasks.corpus import spread
 from tasks.errors import ExperimentError
-from tasks.evaluate.faithfulness import spread
 from tasks.evaluation_specs import PATTERNS
 
 if TYPE_CHECKING:

@@ -44,18 +44,18 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_core.circuits import Effects, active, grow, random_sets
-from sae_core.dictionary import load_dictionary
 from sae_core.pattern_features import find_features
 from storage.artifacts import ArtifactRef
 from storage.tables import write_table
-from tasks.caching import artifacts, step
+from tasks.caching import step
 from tasks.compute import Compute
 from tasks.errors import ExperimentError
-from tasks.evaluate.circuit_contexts import Nothing, Site, Stack, draw_contexts
+from tasks.evaluate.circuit_contexts import Site, Stack, draw_contexts
 from tasks.evaluate.circuit_graph import Level, edge_rows, graph_of, levels_of, node_rows, write_graph
-from tasks.evaluate.results import write_metrics
+from tasks.evaluate.results import NotMeasurable, correlation, write_metrics
+from tasks.evaluate.subject import load_subject
 from tasks.evaluation_specs import CircuitSpec
-from tasks.language_model import load, load_tokenizer
+from tasks.language_model import description, load, load_tokenizer
 from tasks.pattern_matches import read_held_out
 
 VERIFIED = 100
@@ -106,10 +106,11 @@ def evaluate_circuit(
     compute.apply()
     bridge = load(model, "float32", compute.device)
     tokenizer: Any = load_tokenizer(model)
+    widths = description(model)
     sites = [
         Site(
             hook_point,
-            load_dictionary(artifacts().path(ref)).to(compute.device),
+            load_subject(ref, widths.width(hook_point), compute),
             read_held_out(bridge, tokenizer, tokens, hook_point, spec.pattern, spec.tokens),
         )
         for ref, hook_point in zip(dictionaries, hook_points, strict=True)
@@ -124,7 +125,7 @@ def evaluate_circuit(
         stack = Stack(bridge, sites, contexts, values["target_feature"])
         found, undefined = measure(place, stack, spec, lambda token: str(tokenizer.decode([token])))
         values |= found
-    except Nothing as why:
+    except NotMeasurable as why:
         undefined = {name: str(why) for name in COLUMNS if name not in values}
     write_metrics(place, "circuit", COLUMNS, values, undefined=undefined)
     return {name: values.get(name) for name in ("target_feature", "depth")}
@@ -136,7 +137,9 @@ def find_target(site: Site, spec: CircuitSpec) -> tuple[int, int]:
         found = find_features(site.dictionary, site.held_out.x_Bd, site.held_out.matches_B)
         if not found:
             matching = int(site.held_out.matches_B.sum())
-            raise Nothing(f"no feature of {site.hook_point} fires on the {matching} held-out tokens of the pattern")
+            raise NotMeasurable(
+                f"no feature of {site.hook_point} fires on the {matching} held-out tokens of the pattern"
+            )
         return found[0].feature, found[0].sign
     n = site.dictionary.n_features
     if spec.feature >= n:
@@ -150,7 +153,7 @@ def measure(place: Path, stack: Stack, spec: CircuitSpec, text: Callable[[int], 
     effects = grow(stack.links, stack.target, spec.children, VERIFIED, STEPS)
     below = stack.sites[-2].hook_point
     if not effects:
-        raise Nothing(f"no feature of {below} is active where the target fires")
+        raise NotMeasurable(f"no feature of {below} is active where the target fires")
     attributions = attributions_to_target(stack)
     levels = levels_of(stack, effects)
     nodes, edges = node_rows(levels, attributions, text), edge_rows(levels, effects)
@@ -185,14 +188,10 @@ def measure(place: Path, stack: Stack, spec: CircuitSpec, text: Callable[[int], 
 def correlations(effects: Effects) -> tuple[Values, Reasons]:
     """How attribution and cut agree on the target."""
     names = ("attribution_correlation", "attribution_rank_correlation")
-    attribution_F, cut_F = effects.attribution_JF[0].double().cpu(), effects.cut_JF[0].double().cpu()
-    if len(cut_F) < 3 or attribution_F.std() == 0 or cut_F.std() == 0:
+    found = correlation(effects.attribution_JF[0].double().tolist(), effects.cut_JF[0].double().tolist())
+    if found is None:
         return dict.fromkeys(names), dict.fromkeys(names, "too few features, or all have the same effect")
-    both = attribution_F.numpy(), cut_F.numpy()
-    from scipy import stats  # a second, for those who need it
-
-    found = stats.pearsonr(*both).statistic, stats.spearmanr(*both).statistic  # pyright: ignore[reportAttributeAccessIssue]
-    return {name: float(value) for name, value in zip(names, found, strict=True)}, {}
+    return dict(zip(names, found, strict=True)), {}
 
 
 def controls(place: Path, stack: Stack, effects: Effects, generator: torch.Generator) -> tuple[Values, Reasons]:

@@ -26,6 +26,7 @@ from sae_core.interventions import patch, writes
 from sae_core.pattern_features import encoded
 from storage.row_filter import RowFilter
 from tasks.capture import capture
+from tasks.evaluate.results import NotMeasurable
 from tasks.patching import Prompts, Replace, padded
 from tasks.pattern_matches import HeldOut
 
@@ -37,10 +38,6 @@ LENGTH = 64
 
 SPARE = 4
 """So many times more places are tried than contexts are wanted, as some need what is further back."""
-
-
-class Nothing(Exception):
-    """There is no circuit to measure; says why."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +80,12 @@ def draw_contexts(
     """Up to places, drawn at random, where sign · f is at least half its maximum M, and is so in the context as well.
 
     Raises:
-        Nothing: the feature never fires, or there is no such place.
+        NotMeasurable: the feature never fires, or there is no such place.
     """
     f_B = sign * site.codes([feature])[:, 0]
     half = float(f_B.max()) / 2
     if half <= 0:
-        raise Nothing(f"feature {feature} of {site.hook_point} does not fire on {len(f_B)} held-out tokens")
+        raise NotMeasurable(f"feature {feature} of {site.hook_point} does not fire on {len(f_B)} held-out tokens")
     places = site.held_out.kept_SP.nonzero()[f_B >= half]
     order = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))
     chosen = places[order[: SPARE * how_many]].tolist()
@@ -99,7 +96,7 @@ def draw_contexts(
         f_Sn = site.dictionary.encode(x_SPd[torch.arange(len(last_S)), torch.from_numpy(last_S)].to(site.writes_nd))
     kept = (sign * f_Sn[:, feature] >= half).nonzero()[:how_many, 0].cpu().numpy()
     if not len(kept):
-        raise Nothing(
+        raise NotMeasurable(
             f"feature {feature} of {site.hook_point} has half its maximum at {len(places)} places, and not where the "
             f"model sees {LENGTH} tokens alone"
         )

@@ -40,21 +40,20 @@ from concept_erasure import LeaceFitter
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_core.architectures import Crosscoder, Transcoder
-from sae_core.dictionary import Dictionary, load_dictionary
+from sae_core.dictionary import Dictionary
 from sae_core.interventions import erase
 from storage.artifacts import ArtifactRef
 from storage.tables import write_table
 from tasks import patching
-from tasks.caching import artifacts, step
+from tasks.caching import step
 from tasks.capture import capture
 from tasks.compute import Compute
-from tasks.errors import ExperimentError
-from tasks.evaluate.erasure_prompts import GenderTask, NamedPrompts, NotMeasurable
-from tasks.evaluate.faithfulness import spread
-from tasks.evaluate.results import over_seeds, write_metrics
+from tasks.corpus import spread
+from tasks.evaluate.erasure_prompts import GenderTask, NamedPrompts
+from tasks.evaluate.results import NotMeasurable, means_over_seeds, write_metrics
+from tasks.evaluate.subject import load_subject
 from tasks.evaluation_specs import ErasureSpec
-from tasks.language_model import load, load_tokenizer
+from tasks.language_model import description, load, load_tokenizer
 from tasks.patching import Prompts
 from tasks.progress import Progress
 
@@ -107,9 +106,7 @@ def evaluate_erasure(
         tokens: their held-out split is the text on which side effects are measured.
     """
     compute.apply()
-    features = load_dictionary(artifacts().path(dictionary)).to(compute.device)
-    if isinstance(features, Transcoder | Crosscoder):
-        raise ExperimentError(f"{dictionary} is a {features.method}: it does not rebuild what it reads.")
+    features = load_subject(dictionary, description(model).width(hook_point), compute)
     try:
         task = GenderTask(load_tokenizer(model))
     except NotMeasurable as reason:
@@ -176,8 +173,7 @@ class Trial:
         self.difference_d = female_d - male_d
 
     def features(self, dictionary: Dictionary) -> Found:
-        weight = next(iter(dictionary.state_dict().values()))
-        active_n = (dictionary.encode(self.x_SPd.flatten(0, 1).to(weight.dtype)) != 0).float().mean(0)
+        active_n = (dictionary.encode(self.x_SPd.flatten(0, 1).to(dictionary.weight.dtype)) != 0).float().mean(0)
         cosine_n = dictionary.directions.float() @ F.normalize(self.difference_d, dim=0)
         eligible = (active_n > LEAST_ACTIVE).nonzero()[:, 0]
         order = eligible[cosine_n[eligible].abs().argsort(descending=True, stable=True)]
@@ -298,19 +294,13 @@ def _report(place: Path, rows: list[Row], features: list[Row], reason: str | Non
     }
     by_seed["cosine"] = [abs(row["cosine"]) for row in features if row["rank"] == 0]
     seeds = len({row["seed"] for row in rows})
-    undefined = {
-        name: reason or _reason(name)
-        for name, values in by_seed.items()
-        if not values or len(values) < seeds or None in values
-    }
+    means, intervals = means_over_seeds(by_seed, seeds)
+    undefined = {name: reason or _reason(name) for name in by_seed if name not in means}
     if rows and not _clearly_correct(rows, "transfer_p_correct"):
         why = "the model's own P(correct) in these prompts is not clearly better than chance"
-        undefined |= {name: why for name in by_seed if name.startswith("transfer") and name not in undefined}
-
-    defined = {name: values for name, values in by_seed.items() if name not in undefined}
-    means = {name: sum(values) / seeds for name, values in defined.items()}
-    intervals = {name: over_seeds(values) for name, values in defined.items()}
-    write_metrics(place, "erasure", COLUMNS, dict.fromkeys(by_seed) | means, intervals, undefined)
+        undefined = {name: why for name in means if name.startswith("transfer")} | undefined
+    values = {name: None if name in undefined else means[name] for name in by_seed}
+    write_metrics(place, "erasure", COLUMNS, values, intervals, undefined)
     return {"seeds": seeds}
 
 

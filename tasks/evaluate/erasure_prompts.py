@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
+from tasks.evaluate.results import NotMeasurable
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -48,10 +50,6 @@ NAMES = {
 
 Names = tuple[list[int], list[int]]
 """Tokens of names, of each class."""
-
-
-class NotMeasurable(Exception):
-    """Why this tokenizer or model cannot be asked: a result, and no failure."""
 
 
 class NamedPrompts(NamedTuple):

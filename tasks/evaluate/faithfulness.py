@@ -33,18 +33,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae_core.architectures import Crosscoder, Transcoder
-from sae_core.dictionary import Dictionary, load_dictionary
+from sae_core.dictionary import Dictionary
 from sae_core.moments import RowMoments
 from storage.artifacts import ArtifactRef
 from storage.row_filter import RowFilter
 from storage.tables import write_table
-from tasks.caching import artifacts, step
+from tasks.caching import step
 from tasks.compute import Compute
-from tasks.corpus import document_rows, token_rows
-from tasks.errors import ExperimentError
+from tasks.corpus import spread
 from tasks.evaluate.results import Interval, write_metrics
-from tasks.language_model import load
+from tasks.evaluate.subject import load_subject
+from tasks.language_model import description, load
 from tasks.patching import Replace, logits
 from tasks.progress import Progress
 from tasks.rows import open_store, rows_to_fit_on
@@ -92,10 +91,9 @@ def evaluate_faithfulness(
         max_tokens: of the held-out split, spread evenly over it.
     """
     compute.apply()
-    rebuilt = load_dictionary(artifacts().path(dictionary)).to(compute.device)
+    rebuilt = load_subject(dictionary, description(model).width(hook_point), compute)
     mean_d = RowMoments.of(rows_to_fit_on(open_store(activations, "train"), hook_point, rows)).mean_d
     store = open_store(activations, "held_out")
-    _check_width(rebuilt, dictionary, store.layout.hook_points[hook_point])
     limit = None if rows.max_norm_ratio is None else rows.max_norm_ratio * store.statistics(hook_point).norm_median
     passes = Passes(load(model, dtype, compute.device), hook_point, rebuilt, mean_d.float(), rows, limit)
 
@@ -140,9 +138,8 @@ class Passes:
     ) -> None:
         self.bridge, self.hook_point, self.keep, self.norm_limit = bridge, hook_point, keep, norm_limit
         mean_d = mean_d.to(bridge.cfg.device)
-        weight = next(iter(dictionary.state_dict().values()))
         self.replacements: dict[str, Replace] = {
-            "reconstructed": lambda x_rd: dictionary(x_rd.to(weight.dtype)).float(),
+            "reconstructed": lambda x_rd: dictionary(x_rd.to(dictionary.weight.dtype)).float(),
             "zero_ablated": torch.zeros_like,
             "mean_ablated": lambda x_rd: mean_d.expand_as(x_rd),
         }
@@ -185,15 +182,6 @@ class Passes:
         if self.norm_limit is not None:
             kept_r &= torch.linalg.vector_norm(x_rd, dim=1) <= self.norm_limit
         return kept_r
-
-
-def spread(tokens: ArtifactRef, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """Held-out rows of tokens and of their documents, at most `max_tokens` in whole rows (one at least)."""
-    held_out, documents = token_rows(tokens, "held_out"), document_rows(tokens, "held_out")
-    n, length = held_out.shape
-    count = min(n, max(1, max_tokens // length))
-    index = np.linspace(0, n - 1, count).round().astype(int)
-    return np.asarray(held_out.oindex[index]), np.asarray(documents.oindex[index])
 
 
 def measured(sums: Float[Tensor, " sums"]) -> tuple[dict[str, float | None], dict[str, str]]:
@@ -259,10 +247,3 @@ def _reason(name: str, values: dict[str, float]) -> str:
     if name == "kl_score":
         return "zero ablation does not change the predictions"
     return "the model's predictions are not finite"
-
-
-def _check_width(model: Dictionary, dictionary: ArtifactRef, width: int) -> None:
-    if isinstance(model, Transcoder | Crosscoder):
-        raise ExperimentError(f"{dictionary} is a {model.method}: it does not rebuild what it reads.")
-    if model.d_in != width:
-        raise ExperimentError(f"{dictionary} is for activations of width {model.d_in}, and these have {width}.")

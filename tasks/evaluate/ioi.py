@@ -45,20 +45,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_core.architectures import Crosscoder, Transcoder
-from sae_core.dictionary import load_dictionary
 from sae_core.feature_selection import doubling, fewest, ranks, sweep
 from sae_core.interventions import writes
 from storage.artifacts import ArtifactRef
 from storage.tables import write_table
-from tasks.caching import artifacts, step
+from tasks.caching import step
 from tasks.compute import Compute
-from tasks.errors import ExperimentError
 from tasks.evaluate.ioi_prompts import pairs, words
 from tasks.evaluate.ioi_trial import Measured, Trial
-from tasks.evaluate.results import over_seeds, write_metrics
+from tasks.evaluate.results import correlation, means_over_seeds, over_seeds, write_metrics
+from tasks.evaluate.subject import load_subject
 from tasks.evaluation_specs import IOISpec
-from tasks.language_model import load, load_tokenizer
+from tasks.language_model import description, load, load_tokenizer
 from tasks.progress import Progress
 
 COLUMNS = {
@@ -89,9 +87,7 @@ def evaluate_ioi(
 ) -> dict[str, Any]:
     """Patch a dictionary's features from prompts to their counterfactuals, as few as it takes."""
     compute.apply()
-    evaluated = load_dictionary(artifacts().path(dictionary)).to(compute.device)
-    if isinstance(evaluated, Transcoder | Crosscoder):
-        raise ExperimentError(f"{dictionary} is a {evaluated.method}: it does not rebuild what it reads.")
+    evaluated = load_subject(dictionary, description(model).width(hook_point), compute)
     tokenizer = load_tokenizer(model)
     known = words(tokenizer, spec.names)
     if known.lacking:
@@ -131,7 +127,9 @@ def evaluate_ioi(
     if left:
         write_table(place / "sweep.parquet", left)
     values, intervals = _over_seeds(by_seed)
-    values |= correlations(features)
+    both = [(row["attribution"], row["exact_effect"]) for row in features if row["exact_effect"] is not None]
+    agreement = correlation([attribution for attribution, _ in both], [effect for _, effect in both])
+    values |= dict(zip(("attribution_correlation", "rank_correlation"), agreement or (None, None), strict=True))
     values["sweep_to_half_kl"] = min(
         (row["features"] for row in left if row["kl"] <= few.kl_S.mean().item() / 2), default=None
     )
@@ -212,19 +210,6 @@ def one_by_one(trial: Trial, effects_n: Float[Tensor, " n"]) -> list[Row]:
     ]
 
 
-def correlations(features: list[Row]) -> dict[str, float]:
-    """Of attribution and the exact effect; NaN where they are undefined."""
-    both = [row for row in features if row["exact_effect"] is not None]
-    attribution, exact = ([row[name] for row in both] for name in ("attribution", "exact_effect"))
-    if len(both) < 3 or len(set(attribution)) == 1 or len(set(exact)) == 1:
-        return {"attribution_correlation": math.nan, "rank_correlation": math.nan}
-    from scipy import stats  # a second, for those who need it
-
-    linear: Any = stats.pearsonr(attribution, exact)
-    monotone: Any = stats.spearmanr(attribution, exact)
-    return {"attribution_correlation": float(linear.statistic), "rank_correlation": float(monotone.statistic)}
-
-
 def threshold_sweep(trial: Trial, effects_n: Float[Tensor, " n"], candidates: int, seed: int) -> list[Row]:
     """The sets that the paper's sweep leaves, and what each of them does."""
 
@@ -276,14 +261,10 @@ def _no_preference(preference: list[float]) -> str | None:
     )
 
 
-def _over_seeds(by_seed: list[dict[str, float]]) -> tuple[dict[str, float | None], dict[str, Any]]:
-    """Means and intervals of what is finite for every seed."""
-    columns = {name: [row[name] for row in by_seed] for name in by_seed[0]}
-    finite = {name: all(map(_is_finite, column)) for name, column in columns.items()}
-    return (
-        {name: fmean(column) if finite[name] else None for name, column in columns.items()},
-        {name: over_seeds(column) if finite[name] else None for name, column in columns.items()},
-    )
+def _over_seeds(by_seed: list[Row]) -> tuple[Row, dict[str, Any]]:
+    """Means and intervals of what is finite for every seed; the others are None."""
+    means, intervals = means_over_seeds({name: [row[name] for row in by_seed] for name in by_seed[0]}, len(by_seed))
+    return dict.fromkeys(by_seed[0]) | means, intervals
 
 
 def _reasons(values: dict[str, Any], by_seed: list[dict[str, float]]) -> dict[str, str]:

@@ -61,9 +61,8 @@ class Trial:
         others = Prompts(bridge, other_SP, hook_point, last_S)
 
         device = self.prompts.clean_SPd.device
-        weight = next(iter(dictionary.state_dict().values()))
         codes_SPn, other_codes_SPn = (
-            dictionary.encode(there.clean_SPd.to(weight.dtype)).float() for there in (self.prompts, others)
+            dictionary.encode(there.clean_SPd.to(dictionary.weight.dtype)).float() for there in (self.prompts, others)
         )
         self.own_SP = torch.from_numpy(own_SP).to(device)
         self.change_SPn = (other_codes_SPn - codes_SPn) * self.own_SP[..., None]

@@ -41,9 +41,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae_core.architectures import Crosscoder, Transcoder
 from sae_core.baselines import fit_identity, fit_pca
-from sae_core.dictionary import Dictionary, load_dictionary
+from sae_core.dictionary import Dictionary
 from sae_core.interventions import write
 from sae_core.pattern_features import (
     HALF,
@@ -56,13 +55,13 @@ from sae_core.pattern_features import (
 )
 from storage.artifacts import ArtifactRef
 from storage.tables import write_table
-from tasks.caching import artifacts, step
+from tasks.caching import step
 from tasks.compute import Compute
-from tasks.errors import ExperimentError
 from tasks.evaluate.logit_effects import ablated, logit_lens
 from tasks.evaluate.results import Interval, write_metrics
+from tasks.evaluate.subject import load_subject
 from tasks.evaluation_specs import PatternSpec
-from tasks.language_model import load, load_tokenizer
+from tasks.language_model import description, load, load_tokenizer
 from tasks.patching import padded
 from tasks.pattern_matches import HeldOut, read_held_out
 from tasks.progress import Progress
@@ -116,9 +115,7 @@ def evaluate_pattern(
 ) -> dict[str, Any]:
     """Find a dictionary's feature for a pattern in the held-out split, and study it."""
     compute.apply()
-    evaluated = load_dictionary(artifacts().path(dictionary)).to(compute.device)
-    if isinstance(evaluated, Transcoder | Crosscoder):
-        raise ExperimentError(f"{dictionary} is a {evaluated.method}: it does not rebuild what it reads.")
+    evaluated = load_subject(dictionary, description(model).width(hook_point), compute)
     bridge, tokenizer = load(model, "float32", compute.device), load_tokenizer(model)
     with torch.no_grad(), Progress(f"pattern {hook_point}", 3, "parts") as progress:
         held_out = read_held_out(bridge, tokenizer, tokens, hook_point, spec.pattern, spec.tokens)

@@ -31,20 +31,19 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_core.architectures import Crosscoder, Transcoder
-from sae_core.dictionary import Dictionary, load_dictionary
+from sae_core.dictionary import Dictionary
 from sae_core.interventions import writes
 from sae_core.probes import Probe, ablated, attribution, fit_probe, mean_difference, spurious_removed, targeted
 from storage.artifacts import ArtifactRef
 from storage.tables import write_table
-from tasks.caching import artifacts, step
+from tasks.caching import step
 from tasks.capture import capture
 from tasks.compute import Compute
-from tasks.errors import ExperimentError
 from tasks.evaluate.labelled_text import LabelledText, LocatedData, labelled_texts
-from tasks.evaluate.results import over_seeds, write_metrics
+from tasks.evaluate.results import means_over_seeds, write_metrics
+from tasks.evaluate.subject import load_subject
 from tasks.evaluation_specs import ProbingSpec
-from tasks.language_model import load, load_tokenizer
+from tasks.language_model import description, load, load_tokenizer
 from tasks.patching import padded
 from tasks.progress import Progress
 
@@ -89,9 +88,7 @@ def evaluate_probing(
 ) -> dict[str, Any]:
     """Probe a dictionary's features for the labels of texts, and ablate them under probes of the activations."""
     compute.apply()
-    probed = load_dictionary(artifacts().path(dictionary)).to(compute.device)
-    if isinstance(probed, Transcoder | Crosscoder):
-        raise ExperimentError(f"{dictionary} is a {probed.method}: it does not rebuild what it reads.")
+    probed = load_subject(dictionary, description(model).width(hook_point), compute)
     items = labelled_texts(data, spec.texts)
     bridge, tokenizer = load(model, "float32", compute.device), load_tokenizer(model)
     with torch.no_grad(), Progress(f"probing {hook_point}", len(items) + len(spec.seeds), "parts") as progress:
@@ -286,12 +283,8 @@ def _report(place: Path, tables: dict[str, list[Row]], split: Split) -> None:
         **{f"tpp_{n}": _by_seed(tpp, "tpp", "n", n) for n in ABLATED},
     }
     seeds = len({row["seed"] for row in probes})
-    undefined = {
-        name: _reason(name, split, scr) for name, values in by_seed.items() if not values or len(values) < seeds
-    }
-    defined = {name: values for name, values in by_seed.items() if name not in undefined}
-    means = {name: sum(values) / seeds for name, values in defined.items()}
-    intervals = {name: over_seeds(values) for name, values in defined.items()}
+    means, intervals = means_over_seeds(by_seed, seeds)
+    undefined = {name: _reason(name, split, scr) for name in by_seed if name not in means}
     write_metrics(place, "probing", COLUMNS, dict.fromkeys(by_seed) | means, intervals, undefined)
 
 

@@ -13,16 +13,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from sae_core.architectures import Transcoder
-from sae_core.dictionary import load_dictionary
 from sae_core.geometry import capacity
 from sae_core.metrics import ReconstructionMetrics
 from storage.artifacts import ArtifactRef
 from storage.row_filter import RowFilter
 from storage.tables import write_table
-from tasks.caching import artifacts, step
+from tasks.caching import step
 from tasks.compute import Compute
-from tasks.errors import ExperimentError
+from tasks.evaluate.subject import load_subject
 from tasks.rows import open_store
 
 ROWS_PER_BATCH = 4096
@@ -40,9 +38,7 @@ def evaluate_reconstruction(
     """Measure a dictionary on the held-out split."""
     compute.apply()
     store = open_store(activations, "held_out")
-    model = load_dictionary(artifacts().path(dictionary)).to(compute.device)
-    if isinstance(model, Transcoder):
-        raise ExperimentError(f"{dictionary} is a transcoder: it rebuilds another hook point than it reads.")
+    model = load_subject(dictionary, store.layout.hook_points[hook_point], compute)
     metrics = ReconstructionMetrics(model.n_features)
     with torch.inference_mode():
         for chunk, _ in store.iter_rows(hook_point, rows):

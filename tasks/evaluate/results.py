@@ -13,11 +13,15 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 METRICS = "metrics.json"
 
 Interval = list[float] | None
+
+
+class NotMeasurable(Exception):
+    """Why a model, a tokenizer or a dictionary cannot be asked: a result, and no failure."""
 
 
 def write_metrics(
@@ -59,6 +63,39 @@ def over_seeds(values: Sequence[float]) -> Interval:
 
     reach = float(stats.t.ppf(0.975, n - 1)) * error
     return [mean - reach, mean + reach]
+
+
+def means_over_seeds(
+    by_seed: Mapping[str, Sequence[float | None]], seeds: int
+) -> tuple[dict[str, float], dict[str, Interval]]:
+    """Mean and 95 % interval of what is known, and finite, for every seed; the others are left out."""
+    known = {
+        name: [value for value in values if value is not None and math.isfinite(value)]
+        for name, values in by_seed.items()
+    }
+    whole = {name: values for name, values in known.items() if values and len(values) == seeds}
+    return (
+        {name: sum(values) / seeds for name, values in whole.items()},
+        {name: over_seeds(values) for name, values in whole.items()},
+    )
+
+
+class Correlation(NamedTuple):
+    """Pearson's r and Spearman's rank correlation."""
+
+    linear: float
+    rank: float
+
+
+def correlation(x: Sequence[float], y: Sequence[float]) -> Correlation | None:
+    """How far two measures of the same things agree; None where there are fewer than 3, or one is constant."""
+    if len(x) < 3 or len(set(x)) == 1 or len(set(y)) == 1:
+        return None
+    from scipy import stats  # a second, for those who need it
+
+    linear: Any = stats.pearsonr(x, y)
+    rank: Any = stats.spearmanr(x, y)
+    return Correlation(float(linear.statistic), float(rank.statistic))
 
 
 def _is_nothing(value: Any) -> bool:

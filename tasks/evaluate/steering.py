@@ -30,18 +30,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_core.architectures import Crosscoder, Transcoder
-from sae_core.dictionary import Dictionary, load_dictionary
+from sae_core.dictionary import Dictionary
 from sae_core.interventions import write
 from sae_core.pattern_features import activations, find_features
 from storage.artifacts import ArtifactRef
 from storage.tables import write_table
-from tasks.caching import artifacts, step
+from tasks.caching import step
 from tasks.compute import Compute
-from tasks.errors import ExperimentError
 from tasks.evaluate.results import Interval, over_seeds, write_metrics
+from tasks.evaluate.subject import load_subject
 from tasks.evaluation_specs import SteeringSpec
-from tasks.language_model import load, load_tokenizer
+from tasks.language_model import description, load, load_tokenizer
 from tasks.patching import logits, next_logits
 from tasks.pattern_matches import HeldOut, matching_tokens, read_held_out
 from tasks.progress import Progress
@@ -73,9 +72,7 @@ def evaluate_steering(
 ) -> dict[str, Any]:
     """Write text with more and more of a dictionary's feature."""
     compute.apply()
-    evaluated = load_dictionary(artifacts().path(dictionary)).to(compute.device)
-    if isinstance(evaluated, Transcoder | Crosscoder):
-        raise ExperimentError(f"{dictionary} is a {evaluated.method}: it does not rebuild what it reads.")
+    evaluated = load_subject(dictionary, description(model).width(hook_point), compute)
     bridge, tokenizer = load(model, "float32", compute.device), load_tokenizer(model)
     strengths = sorted({0.0, *spec.strengths})
     with torch.no_grad(), Progress(f"steering {hook_point}", spec.new_tokens, "tokens") as progress:
