@@ -93,7 +93,7 @@ def results(config: ExperimentConfig, result: Mapping[str, Any], last: Mapping[s
         )
         for table in study_tables(result["studies"]):
             create_table_artifact(
-                key=artifact_key(config.name, table.title),
+                key=artifact_key(config.name, table.name),
                 table=[table.shown(row) for row in table.rows],
                 description=f"{table.title}, of the dictionaries of {config.name}",
             )

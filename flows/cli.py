@@ -187,8 +187,9 @@ def print_result(result: dict[str, Any]) -> None:
     print_table(result["experiment"], shown)
     for table in study_tables(result["studies"]):
         numbers = [{name: table.told(row, name) for name in table.meanings} for row in table.rows]
-        about = [{"hook point": row["hook_point"], "method": named(row, result["studies"])} for row in table.rows]
-        print_table(table.title, [{**first, **rest} for first, rest in zip(about, numbers, strict=True)])
+        print_table(
+            table.title, [{**table.about(row), **shown} for row, shown in zip(table.rows, numbers, strict=True)]
+        )
     made = [stage for stage in result["stages"] if not stage["cached"]]
     print(
         f"{len(result['stages'])} stages: {len(result['stages']) - len(made)} found, {len(made)} made "

@@ -5,8 +5,9 @@ Every evaluation says itself which of its numbers a table shows, and what they m
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from storage.artifacts import AnyStore, ArtifactRef
@@ -25,13 +26,21 @@ class StudyTable:
     """One evaluation of several dictionaries."""
 
     title: str
+    name: str
+    """Of its file, and of its artifact in the UI: letters, digits and underscores, unlike that of any other table."""
     meanings: Mapping[str, str]
     """The columns of numbers, and what they mean."""
     rows: Sequence[Row]
 
     @property
     def file(self) -> str:
-        return f"{re.sub('[^a-z0-9]+', '_', self.title.lower()).strip('_')}.parquet"
+        return f"{self.name}.parquet"
+
+    @staticmethod
+    def about(row: Row) -> dict[str, str]:
+        """Which dictionary a row is about, in two columns."""
+        told = f"{row['method']} ({row['parameters']})" if row["parameters"] else row["method"]
+        return {"hook point": row["hook_point"], "method": told}
 
     @staticmethod
     def told(row: Row, name: str) -> str:
@@ -65,14 +74,27 @@ class StudyTable:
 
 
 def study_tables(rows: Sequence[Row]) -> list[StudyTable]:
-    """One table for each evaluation, in the order in which they were asked for."""
-    tables = []
-    for title in dict.fromkeys(row["title"] for row in rows):
-        here = [row for row in rows if row["title"] == title]
+    """One table for each evaluation, in the order in which they were asked for.
+
+    Where the same is asked twice, the titles say with which parameters.
+    """
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["title"], json.dumps(row["asked"], sort_keys=True)), []).append(row)
+    tables: list[StudyTable] = []
+    for (title, _), here in groups.items():
         told = [{**row, "method": method(row, here), "parameters": parameters(row["params"], here)} for row in here]
         meanings = {name: meaning for row in here for name, meaning in row["columns"].items()}
-        tables.append(StudyTable(title, meanings, told))
+        twins = [{"params": other[0]["asked"]} for (named, _), other in groups.items() if named == title]
+        if len(twins) > 1:
+            title = f"{title} ({parameters(here[0]['asked'], twins)})"
+        tables.append(StudyTable(title, _name(title, [table.name for table in tables]), meanings, told))
     return tables
+
+
+def _name(title: str, taken: Collection[str]) -> str:
+    name = re.sub("[^a-z0-9]+", "_", title.lower()).strip("_")  # that of a regular expression has few letters
+    return next(free for free in (name, *(f"{name}_{n}" for n in count(2))) if free not in taken)
 
 
 def study_row(store: AnyStore, name: str, evaluation: ArtifactRef) -> Row:
@@ -88,6 +110,7 @@ def study_row(store: AnyStore, name: str, evaluation: ArtifactRef) -> Row:
     return {
         "ref": name,
         "title": " ".join(filter(None, [metrics["evaluation"], about])),
+        "asked": spec.get("spec") or {"tokens": spec.get("max_tokens")},
         "hook_point": " → ".join(spec["hook_points"]) if "hook_points" in spec else spec["hook_point"],
         "method": chosen.pop("method"),
         "params": chosen,

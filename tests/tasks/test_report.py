@@ -59,7 +59,8 @@ EVIL = "</script><script>alert(1)</script>"
 
 def study(**changes: Any) -> dict[str, Any]:
     row = {
-        "ref": "evaluation/1", "title": "ioi", "hook_point": "blocks.1.hook_resid_post", "method": "topk",
+        "ref": "evaluation/1", "title": "ioi", "asked": {"prompts": 32},
+        "hook_point": "blocks.1.hook_resid_post", "method": "topk",
         "params": {"expansion": 2.0, "k": 4}, "model": "tiny",
         "columns": {"recovery": "how much", "features": "how many"},
         "recovery": 0.5, "features": None, "intervals": {"recovery": [0.25, 0.75]},
@@ -84,6 +85,26 @@ def test_an_evaluation_is_a_table_with_intervals_and_with_reasons_for_what_is_mi
     text = page([], MEANINGS, tables)
     assert EVIL not in text
     assert "KL never halves &lt;/script&gt;" in text, "the reason is told where the dash is pointed at"
+
+
+def test_no_table_takes_the_place_of_another():
+    """Neither two regular expressions without a letter, nor the same question asked twice."""
+    rows = [
+        study(title="pattern \\("),
+        study(title="pattern \\)"),
+        study(),
+        study(asked={"prompts": 16}),
+        study(ref="evaluation/2", model="tiny (random weights)"),
+    ]
+    tables = study_tables(rows)
+    assert [table.file for table in tables] == [
+        "pattern.parquet", "pattern_2.parquet", "ioi_prompts_32.parquet", "ioi_prompts_16.parquet"
+    ]  # fmt: skip
+    assert [table.title for table in tables][2:] == ["ioi (prompts=32)", "ioi (prompts=16)"]
+    assert [table.about(row)["method"] for row in tables[2].rows] == [
+        "topk, tiny (expansion=2, k=4)",
+        "topk, tiny (random weights) (expansion=2, k=4)",
+    ]
 
 
 def test_the_model_is_told_only_where_there_are_several():
