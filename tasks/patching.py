@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 TOKENS_PER_PASS = 4096
+PREDICTIONS_PER_PASS = 1 << 25  # tokens × vocabulary: 128 MiB in float32
 
 Replace = Callable[[Float[Tensor, "rows width"]], Float[Tensor, "rows width"]]
 """Activations, in the order (sequence, position), to what takes their place; both float32."""
@@ -46,6 +47,15 @@ def logits(
         predicted: Any = bridge(_batch(bridge, tokens), return_type="logits", use_cache=False)
     _check(bridge, edits)
     return predicted.float()
+
+
+def by_predictions(
+    bridge: TransformerBridge, tokens: Int[np.ndarray, "sequences positions"]
+) -> Iterator[Int[np.ndarray, "some positions"]]:
+    """Sequences in turn, so many at a time that what is predicted at all their positions is no burden."""
+    per_pass = max(1, PREDICTIONS_PER_PASS // (tokens.shape[1] * int(bridge.cfg.d_vocab)))
+    for start in range(0, len(tokens), per_pass):
+        yield tokens[start : start + per_pass]
 
 
 def next_logits(

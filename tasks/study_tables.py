@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from typing import Any
 
 from storage.artifacts import AnyStore, ArtifactRef
@@ -94,7 +94,8 @@ def study_tables(rows: Sequence[Row]) -> list[StudyTable]:
 
 def _name(title: str, taken: Collection[str]) -> str:
     name = re.sub("[^a-z0-9]+", "_", title.lower()).strip("_")  # that of a regular expression has few letters
-    return next(free for free in (name, *(f"{name}_{n}" for n in count(2))) if free not in taken)
+    numbered = (f"{name}_{number}" for number in count(2))
+    return next(free for free in chain([name], numbered) if free not in taken)
 
 
 def study_row(store: AnyStore, name: str, evaluation: ArtifactRef) -> Row:

@@ -44,7 +44,6 @@ from sae_core.dictionary import Dictionary
 from sae_core.interventions import erase
 from storage.artifacts import ArtifactRef
 from storage.tables import write_table
-from tasks import patching
 from tasks.caching import step
 from tasks.capture import capture
 from tasks.compute import Compute
@@ -54,7 +53,7 @@ from tasks.evaluate.results import NotMeasurable, means_over_seeds, write_metric
 from tasks.evaluate.subject import load_subject
 from tasks.evaluation_specs import ErasureSpec
 from tasks.language_model import description, load, load_tokenizer
-from tasks.patching import Prompts
+from tasks.patching import Prompts, by_predictions, logits
 from tasks.progress import Progress
 
 if TYPE_CHECKING:
@@ -67,7 +66,6 @@ CLEARLY = 0.1
 """By so much the model itself must beat chance."""
 LEAST_ACTIVE = 0.01  # of the positions
 FEATURES_TOLD = 20  # in features.parquet, of every seed
-PREDICTIONS_PER_PASS = 1 << 25  # tokens × vocabulary: 128 MiB in float32
 
 COLUMNS = {
     "p_correct": "P(correct) of the gender, of two answers, with the best feature projected out; 0.5 is chance",
@@ -112,20 +110,21 @@ def evaluate_erasure(
     except NotMeasurable as reason:
         return _report(place, [], [], str(reason))
     bridge, (held_out, _) = load(model, "float32", compute.device), spread(tokens, spec.side_effect_tokens)
-    total = len(spec.seeds) * held_out.size
-    with torch.no_grad(), Progress(f"erasure {hook_point}", total, "held-out tokens") as progress:
+    with torch.no_grad(), Progress(f"erasure {hook_point}", held_out.size, "held-out tokens") as progress:
         trials = [Trial(bridge, task, hook_point, spec.prompts, seed) for seed in spec.seeds]
         rows = [{**trial.outcome(Intervention("clean", lambda x_Rd: x_Rd)), "side_effect_kl": 0.0} for trial in trials]
         if not _clearly_correct(rows, "p_correct"):
             return _report(place, rows, [], "the model's own P(correct) is not clearly better than chance")
-        best: list[Row] = []
-        for trial in trials:
-            found = trial.features(features)
-            interventions = list(trial.interventions(found, features))
-            kls = side_effects(bridge, held_out, hook_point, interventions, progress)
-            rows += [{**trial.outcome(made), "side_effect_kl": kls.get(made.name)} for made in interventions]
-            best += found.table()
-    return _report(place, rows, best)
+        found = [trial.features(features) for trial in trials]
+        made = {trial.seed: list(trial.interventions(own, features)) for trial, own in zip(trials, found, strict=True)}
+        edits = {(seed, one.name): one.edit for seed, own in made.items() for one in own if one.anywhere}
+        kls = side_effects(bridge, held_out, hook_point, edits, progress)
+        rows += [
+            {**trial.outcome(one), "side_effect_kl": kls.get((trial.seed, one.name))}
+            for trial in trials
+            for one in made[trial.seed]
+        ]
+    return _report(place, rows, [row for own in found for row in own.table()])
 
 
 class Found(NamedTuple):
@@ -257,19 +256,16 @@ def side_effects(
     bridge: TransformerBridge,
     tokens: Int[np.ndarray, "S P"],
     hook_point: str,
-    interventions: list[Intervention],
+    edits: dict[tuple[int, str], Edit],
     progress: Progress,
-) -> dict[str, float]:
-    """The mean KL of those that can be made anywhere, over all positions but each first, which is not edited."""
-    edits = {made.name: made.edit for made in interventions if made.anywhere}
-    per_pass = max(1, PREDICTIONS_PER_PASS // (tokens.shape[1] * int(bridge.cfg.d_vocab)))
+) -> dict[tuple[int, str], float]:
+    """The mean KL of each edit, over all positions but each first, which is not edited."""
     sums = dict.fromkeys(edits, 0.0)
-    for start in range(0, len(tokens), per_pass):
-        batch = tokens[start : start + per_pass]
-        clean = patching.logits(bridge, batch)[:, 1:].log_softmax(-1)
+    for batch in by_predictions(bridge, tokens):
+        clean = logits(bridge, batch)[:, 1:].log_softmax(-1)
         for name, edit in edits.items():
             replace = partial(_behind_the_first, edit=edit, shape=batch.shape)
-            other = patching.logits(bridge, batch, hook_point, replace)[:, 1:].log_softmax(-1)
+            other = logits(bridge, batch, hook_point, replace)[:, 1:].log_softmax(-1)
             sums[name] += (clean.exp() * (clean - other)).sum().item()
         progress.add(batch.size)
     return {name: total / tokens[:, 1:].size for name, total in sums.items()}

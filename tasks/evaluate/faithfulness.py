@@ -44,7 +44,7 @@ from tasks.corpus import spread
 from tasks.evaluate.results import Interval, write_metrics
 from tasks.evaluate.subject import load_subject
 from tasks.language_model import description, load
-from tasks.patching import Replace, logits
+from tasks.patching import Replace, by_predictions, logits
 from tasks.progress import Progress
 from tasks.rows import open_store, rows_to_fit_on
 
@@ -63,7 +63,6 @@ COLUMNS = {
     "perplexity_reconstructed": "with the reconstruction in place of the activations",
 }
 
-PREDICTIONS_PER_PASS = 1 << 25  # tokens × vocabulary: 128 MiB in float32
 RESAMPLES = 1000
 FEWEST_DOCUMENTS = 5  # of which an interval says something
 
@@ -102,10 +101,12 @@ def evaluate_faithfulness(
     document_of = document_of.reshape(documents[:, 1:].shape)
     sums = torch.zeros(len(numbers), len(SUMS), dtype=torch.float64)
     with Progress(f"faithfulness {hook_point}", chosen.size, "tokens") as progress:
-        for start, batch_sums in passes.run(chosen):
-            where = torch.from_numpy(document_of[start : start + batch_sums.shape[0]])
-            sums.index_add_(0, where.flatten(), batch_sums.flatten(0, 1))
-            progress.add(batch_sums.shape[0] * chosen.shape[1])
+        start = 0
+        for batch_sums in passes.run(chosen):
+            end = start + len(batch_sums)
+            sums.index_add_(0, torch.from_numpy(document_of[start:end]).flatten(), batch_sums.flatten(0, 1))
+            progress.add((end - start) * chosen.shape[1])
+            start = end
 
     values, undefined = measured(sums.sum(0))
     bounds, no_bounds = intervals(sums)
@@ -146,12 +147,11 @@ class Passes:
         self.replaced = 0
         """Rows that were replaced so far."""
 
-    def run(self, tokens: np.ndarray) -> Iterator[tuple[int, Float[Tensor, "sequences predicted sums"]]]:
-        """The first sequence of a batch and, of each of its predicted tokens, the addends of SUMS."""
-        per_pass = max(1, PREDICTIONS_PER_PASS // (tokens.shape[1] * int(self.bridge.cfg.d_vocab)))
-        for start in range(0, len(tokens), per_pass):
+    def run(self, tokens: np.ndarray) -> Iterator[Float[Tensor, "sequences predicted sums"]]:
+        """Of each predicted token the addends of SUMS, batch by batch."""
+        for batch in by_predictions(self.bridge, tokens):
             with torch.inference_mode():
-                yield start, self._batch(tokens[start : start + per_pass])
+                yield self._batch(batch)
 
     def _batch(self, tokens: np.ndarray) -> Float[Tensor, "sequences predicted sums"]:
         next_tokens = torch.from_numpy(tokens[:, 1:].astype(np.int64)).to(self.bridge.cfg.device)[..., None]

@@ -14,13 +14,13 @@ from sae_core.baselines import fit_pca
 from sae_core.dictionary import Dictionary
 from storage.artifacts import ArtifactRef
 from storage.tables import read_table
-from tasks import corpus, language_model
+from tasks import corpus, language_model, patching
 from tasks.caching import artifacts
 from tasks.capture import capture
 from tasks.compute import Compute
+from tasks.corpus import spread
 from tasks.errors import ExperimentError
-from tasks.evaluate import faithfulness
-from tasks.evaluate.faithfulness import SUMS, evaluate_faithfulness, intervals, measured, spread
+from tasks.evaluate.faithfulness import SUMS, evaluate_faithfulness, intervals, measured
 from tasks.harvest import harvest
 from tasks.patching import logits
 from tasks.specs import CorpusSpec, ModelSpec, RowFilter, StorageSpec
@@ -168,7 +168,7 @@ def test_how_many_rows_a_pass_takes_changes_nothing(
 ):
     expected = evaluated(zeros(32), RESIDUAL)
     artifacts().remove(next(ref for ref, _ in artifacts().list("evaluation") if _is(ref, expected)))
-    monkeypatch.setattr(faithfulness, "PREDICTIONS_PER_PASS", 1)
+    monkeypatch.setattr(patching, "PREDICTIONS_PER_PASS", 1)
     found = evaluated(zeros(32), RESIDUAL)
     assert found["replaced"] == expected["replaced"]
     assert found["loss_zero_ablated"] == pytest.approx(expected["loss_zero_ablated"], rel=1e-6)

@@ -101,7 +101,7 @@ def test_no_table_takes_the_place_of_another():
         "pattern.parquet", "pattern_2.parquet", "ioi_prompts_32.parquet", "ioi_prompts_16.parquet"
     ]  # fmt: skip
     assert [table.title for table in tables][2:] == ["ioi (prompts=32)", "ioi (prompts=16)"]
-    assert [table.about(row)["method"] for row in tables[2].rows] == [
+    assert [tables[2].about(row)["method"] for row in tables[2].rows] == [
         "topk, tiny (expansion=2, k=4)",
         "topk, tiny (random weights) (expansion=2, k=4)",
     ]
