@@ -19,6 +19,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sae_core.interventions import patch
+
 
 class Probe(NamedTuple):
     """A linear classifier of two classes."""
@@ -67,7 +69,7 @@ def ablated(
     writes_nd: Float[Tensor, "n d"],
 ) -> Float[Tensor, "R d"]:
     """x without these features."""
-    return x_Rd - f_Rn[:, features_F] @ writes_nd[features_F]
+    return patch(x_Rd, -f_Rn[:, features_F], writes_nd[features_F])
 
 
 def spurious_removed(original: float, clean: float, without: float) -> float:

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_core.dictionary import Dictionary
-from sae_core.interventions import write
+from sae_core.interventions import patch, write
 from tasks.patching import TOKENS_PER_PASS, Prompts
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def ablated(
         places = torch.arange(len(at)), torch.from_numpy(at)
         x_SPd = prompts.clean_SPd.clone()
         x_Sd = x_SPd[places].to(w_d)
-        x_SPd[places] = (x_Sd - dictionary.encode(x_Sd)[:, feature, None] * w_d).float()
+        x_SPd[places] = patch(x_Sd, -dictionary.encode(x_Sd)[:, [feature]], w_d[None]).float()
         before_SV, after_SV = (
             logits_SV.log_softmax(-1).double()
             for logits_SV in (prompts.clean_logits_SV, prompts.logits(x_SPd[None])[0])
