@@ -3,7 +3,7 @@
 A loop of our own over a Hugging Face model, so that on a CPU most of the time goes into its matrix products: keys and
 values are kept in buffers of the full length from the beginning (joining them anew for every token takes twice as long
 as those products), only the last position's logits are computed, and the query heads that share keys are multiplied
-with them as one small matrix (the fused kernel takes two to three times as long for a single query).
+with them as one small matrix (with the fused kernel of `sdpa` a token takes a third longer: benchmarks/samples.py).
 
 Texts that have begun differently far are no trouble, and need no padding: they are read together, token by token, and
 what a text has of its own comes before what the model says.
