@@ -56,9 +56,9 @@ def tokens_of_study(inputs: Mapping[str, Any]) -> float:
         case ErasureSpec() as spec:
             return len(spec.seeds) * (6.0 * 50 * 2 * spec.prompts + 6 * spec.side_effect_tokens)
         case PatternSpec() as spec:
-            return 2.0 * spec.tokens + 200.0 * spec.contexts
+            return 200.0 * spec.contexts
         case CircuitSpec() as spec:
-            return spec.tokens + 64.0 * 500 * spec.contexts
+            return 64.0 * 500 * spec.contexts
         case ProbingSpec() as spec:
             return 20.0 * 4 * spec.texts * len(spec.seeds)
         case SteeringSpec() as spec:

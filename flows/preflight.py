@@ -17,9 +17,10 @@ from tasks.corpus import LocatedCorpus
 from tasks.errors import ExperimentError
 from tasks.evaluate import labelled_text
 from tasks.evaluate.labelled_text import LocatedData
+from tasks.evaluate.steering import prompt_of
 from tasks.evaluation_specs import CircuitSpec, PatternSpec, ProbingSpec, SteeringSpec
 from tasks.harvest import store_layout
-from tasks.language_model import ModelDescription, prepare_model
+from tasks.language_model import ModelDescription, layer_of, prepare_model
 from tasks.loggers import check_loggers
 from tasks.pattern_matches import compile_pattern
 from tasks.samples import check_sampling, find_samples, samples_of
@@ -70,9 +71,7 @@ def prepare(config: ExperimentConfig) -> Prepared:
     description = language_model.description(model)
     check_shapes(config, description)
     check_memory(config, description)
-    for spec in config.evaluations:
-        if isinstance(spec, CircuitSpec | PatternSpec | SteeringSpec):
-            compile_pattern(spec.pattern)
+    check_evaluations(config, model, description)
     labelled = {spec.data: labelled_text.locate(spec) for spec in config.evaluations if isinstance(spec, ProbingSpec)}
     jobs = len(config.hook_points) * (len(config.dictionaries) + len(config.baselines))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -152,6 +151,31 @@ def check_shapes(config: ExperimentConfig, model: ModelDescription) -> None:
         raise ExperimentError(
             f"training.batch_size is {config.training.batch_size}, and corpus.tokens gives only "
             f"{config.corpus.tokens:,} rows."
+        )
+
+
+def check_evaluations(config: ExperimentConfig, model: ArtifactRef, told: ModelDescription) -> None:
+    for spec in config.evaluations:
+        if isinstance(spec, CircuitSpec | PatternSpec | SteeringSpec):
+            compile_pattern(spec.pattern)
+        if isinstance(spec, SteeringSpec):
+            prompt_of(spec, language_model.load_tokenizer(model), told)
+        if isinstance(spec, CircuitSpec | SteeringSpec) and spec.feature is not None:
+            check_feature(config, spec, spec.feature, told)
+
+
+def check_feature(
+    config: ExperimentConfig, spec: CircuitSpec | SteeringSpec, feature: int, told: ModelDescription
+) -> None:
+    """Refuse one that no dictionary has. For those that are too small, their result says so."""
+    hook_points = config.hook_points
+    if isinstance(spec, CircuitSpec):
+        hook_points = (max(hook_points, key=layer_of),)  # where its target is
+    methods = (*config.dictionaries, *config.baselines)
+    most = max(n_features(about, told.width(hook_point)) for hook_point in hook_points for about in methods)
+    if feature >= most:
+        raise ExperimentError(
+            f"{spec.evaluation}: there is no feature {feature}; no dictionary has more than {most:,}."
         )
 
 

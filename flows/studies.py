@@ -67,20 +67,21 @@ def studies(
 
 def _step(spec: EvaluationSpec, prepared: Prepared) -> tuple[Step[...], dict[str, Any]]:
     """The step, and what it needs beside the dictionary: names of artifacts, and values."""
+    rows = prepared.config.training.rows
     match spec:
         case FaithfulnessSpec():
-            own = {"rows": prepared.config.training.rows, "dtype": prepared.dtype, "max_tokens": spec.tokens}
+            own = {"rows": rows, "dtype": prepared.dtype, "max_tokens": spec.tokens}
             return evaluate_faithfulness, {"model": None, "tokens": None, "activations": None, **own}
         case IOISpec():
             return evaluate_ioi, {"model": None, "spec": spec}
         case ErasureSpec():
             return evaluate_erasure, {"model": None, "tokens": None, "spec": spec}
         case PatternSpec():
-            return evaluate_pattern, {"model": None, "tokens": None, "spec": spec}
+            return evaluate_pattern, {"model": None, "tokens": None, "activations": None, "rows": rows, "spec": spec}
         case ProbingSpec():
             return evaluate_probing, {"model": None, "data": prepared.labelled[spec.data], "spec": spec}
         case SteeringSpec():
-            return evaluate_steering, {"model": None, "tokens": None, "spec": spec}
+            return evaluate_steering, {"model": None, "tokens": None, "activations": None, "rows": rows, "spec": spec}
         case CircuitSpec():
             raise TypeError("a circuit is of several dictionaries")
 
@@ -96,8 +97,8 @@ def _circuits(
         inputs = {
             "dictionaries": tuple(made.ref for made in layers),
             "hook_points": tuple(made.hook_point for made in layers),
-            "model": given["model"],
-            "tokens": given["tokens"],
+            **given,
+            "rows": prepared.config.training.rows,
             "spec": spec,
             "compute": prepared.compute,
         }

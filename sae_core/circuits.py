@@ -152,7 +152,9 @@ class Effects(NamedTuple):
         return self.watched.mean(self.watched.clean_JS.abs())
 
 
-def grow(links: Sequence[Link], target: Watched, children: int, verified: int, steps: int) -> list[Effects]:
+def grow(
+    links: Sequence[Link], target: Watched, children: int, verified: int, steps: int, verified_each: int = 0
+) -> list[Effects]:
     """The circuit below a target, from the last link down, as long as there is something to go on from.
 
     Each watched feature keeps the `children` features of the layer before that cut it most, and these are then watched
@@ -161,10 +163,12 @@ def grow(links: Sequence[Link], target: Watched, children: int, verified: int, s
     Args:
         verified: so many features of a layer are ablated, those that come first in the attribution to any watched one.
         steps: points that gradients are taken at.
+        verified_each: so many for each feature that is watched, where that is more.
     """
     found = []
     for link in reversed(links):
-        candidates_F, attribution_JF = _candidates(link, target, verified, steps)
+        most = max(verified, verified_each * len(target.features_J))
+        candidates_F, attribution_JF = _candidates(link, target, most, steps)
         if not len(candidates_F):
             break
         cut_JF = target.mean(link.without_each(target, candidates_F)).T

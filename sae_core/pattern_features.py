@@ -70,7 +70,7 @@ class PatternCounts(NamedTuple):
         return PatternCounts(self.rows, self.matching, self.peak[index], self.fires[at], self.hits[at])
 
 
-class Found(NamedTuple):
+class Detector(NamedTuple):
     """A feature that tells where something is."""
 
     feature: int
@@ -80,6 +80,11 @@ class Found(NamedTuple):
     """Which of SHARES is its best threshold."""
     counts: PatternCounts
     """Its own, on the rows that it was found on."""
+
+    @property
+    def threshold(self) -> float:
+        """The activation from which on it best tells, on the rows that it was found on."""
+        return SHARES[self.level] * self.counts.peak.item()
 
 
 def count(batches: Batches) -> PatternCounts:
@@ -106,17 +111,17 @@ def count(batches: Batches) -> PatternCounts:
     return PatternCounts(rows, matching, peak_2n.cpu(), fires, hits)
 
 
-def best(counts: PatternCounts, how_many: int) -> list[Found]:
+def best(counts: PatternCounts, how_many: int) -> list[Detector]:
     """The features [2, n] with the largest F1, each at its best threshold, of those that fire on a row that matches."""
     f1_2n, level_2n = counts.f1.nan_to_num().max(0)
     order = f1_2n.flatten().argsort(descending=True, stable=True)[:how_many].tolist()
     places = [divmod(place, f1_2n.shape[1]) for place in order if f1_2n.flatten()[place] > 0]
-    return [Found(feature, SIGNS[at], int(level_2n[at, feature]), counts.of(at, feature)) for at, feature in places]
+    return [Detector(feature, SIGNS[at], int(level_2n[at, feature]), counts.of(at, feature)) for at, feature in places]
 
 
 def find_features(
     dictionary: Dictionary, x_Bd: Float[Tensor, "B d"], match_B: Bool[Tensor, " B"], how_many: int = 1
-) -> list[Found]:
+) -> list[Detector]:
     """The features of a dictionary that best tell which rows match, the best one first.
 
     Fewer than `how_many`, or none, where fewer fire on a row that matches.
@@ -144,3 +149,9 @@ def activations(dictionary: Dictionary, x_Bd: Float[Tensor, "B d"], feature: int
 def count_one(f_B: Float[Tensor, " B"], match_B: Bool[Tensor, " B"]) -> PatternCounts:
     """Counts of a single feature, from its activations."""
     return count(lambda: [(f_B[:, None], match_B)]).of(0, 0)
+
+
+def f1_above(threshold: float, f_B: Float[Tensor, " B"], match_B: Bool[Tensor, " B"]) -> float:
+    """F1 where a feature fires with f > 0 and f ≥ a threshold that other rows have set; some rows match."""
+    fires_B = (f_B > 0) & (f_B >= threshold)
+    return 2 * int((fires_B & match_B).sum()) / int(fires_B.sum() + match_B.sum())

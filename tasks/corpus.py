@@ -285,13 +285,23 @@ def document_rows(tokens: ArtifactRef, split: str) -> zarr.Array:
     return zarr.open_array(artifacts().path(tokens) / ROWS / split / "document", mode="r")
 
 
-def spread(tokens: ArtifactRef, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """Held-out rows of tokens and of their documents, at most `max_tokens` in whole rows (one at least)."""
+class HeldOutRows(NamedTuple):
+    """Some rows of the held-out split, in order."""
+
+    tokens: np.ndarray
+    documents: np.ndarray
+    """Of every token."""
+    numbers: np.ndarray
+    """Which rows of the split they are."""
+
+
+def spread(tokens: ArtifactRef, max_tokens: int) -> HeldOutRows:
+    """Rows spread evenly over the held-out split, at most `max_tokens` in whole rows (one at least)."""
     held_out, documents = token_rows(tokens, "held_out"), document_rows(tokens, "held_out")
     n, length = held_out.shape
     count = min(n, max(1, max_tokens // length))
-    index = np.linspace(0, n - 1, count).round().astype(int)
-    return np.asarray(held_out.oindex[index]), np.asarray(documents.oindex[index])
+    numbers = np.linspace(0, n - 1, count).round().astype(int)
+    return HeldOutRows(np.asarray(held_out.oindex[numbers]), np.asarray(documents.oindex[numbers]), numbers)
 
 
 def segments(tokens: ArtifactRef, split: str) -> tuple[int, ...]:

@@ -4,6 +4,9 @@ The expression is run over the text of a whole token row, so it may look ahead a
 matches where a match covers a character, or a part of a character, of it. Special tokens are no text: none matches, and
 no match reaches across one, so the documents of a row are told apart.
 
+What the model has there is read as it was harvested: computed and stored in the experiment's precision (bfloat16 or
+int8, say), and without the rows that its filter leaves out.
+
 Shapes: S rows of tokens, P positions, d the hook point's width.
 """
 
@@ -21,13 +24,12 @@ from torch import Tensor
 
 from storage.artifacts import ArtifactRef
 from storage.row_filter import RowFilter
-from tasks.capture import capture
 from tasks.corpus import spread
 from tasks.errors import ExperimentError
 from tasks.evaluation_specs import PATTERNS
+from tasks.rows import open_store, rows_of
 
 if TYPE_CHECKING:
-    from transformer_lens.model_bridge import TransformerBridge
     from transformers import PreTrainedTokenizerBase
 
 _AS_THEMSELVES = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -114,15 +116,17 @@ class HeldOut(NamedTuple):
     """Held-out token rows, with what the model has at a hook point and where a pattern matches."""
 
     tokens_SP: Int[np.ndarray, "S P"]
+    documents_SP: Int[np.ndarray, "S P"]
+    matches_SP: Bool[Tensor, "S P"]
     x_SPd: Float[Tensor, "S P d"]
     """On the CPU, in float32."""
     kept_SP: Bool[Tensor, "S P"]
-    """Without the sinks: position 0, and where the norm is far above the median."""
-    matches_SP: Bool[Tensor, "S P"]
+    """Without the sinks that the experiment's row filter leaves out."""
 
-    def part(self, which: slice) -> HeldOut:
-        """Some of the rows."""
-        return HeldOut(self.tokens_SP[which], self.x_SPd[which], self.kept_SP[which], self.matches_SP[which])
+    def halves(self) -> tuple[HeldOut, HeldOut]:
+        """The first and the second half of the rows, which are in order: at most one document is in both."""
+        middle = (len(self.tokens_SP) + 1) // 2
+        return self._make(rows[:middle] for rows in self), self._make(rows[middle:] for rows in self)
 
     @property
     def x_Bd(self) -> Float[Tensor, "B d"]:
@@ -133,6 +137,11 @@ class HeldOut(NamedTuple):
     def tokens_B(self) -> Int[np.ndarray, " B"]:
         """Their tokens."""
         return self.tokens_SP[self.kept_SP.numpy()]
+
+    @property
+    def documents_B(self) -> Int[np.ndarray, " B"]:
+        """The documents that they are in."""
+        return self.documents_SP[self.kept_SP.numpy()]
 
     @property
     def matches_B(self) -> Bool[Tensor, " B"]:
@@ -147,18 +156,23 @@ class HeldOut(NamedTuple):
 
 
 def read_held_out(
-    bridge: TransformerBridge,
     tokenizer: PreTrainedTokenizerBase,
     tokens: ArtifactRef,
-    hook_point: str,
+    activations: ArtifactRef,
+    hook_points: Sequence[str],
+    rows: RowFilter,
     pattern: str,
     max_tokens: int,
-) -> HeldOut:
-    """Run the model over held-out rows, spread evenly, of at most `max_tokens` in all (one row at least)."""
-    tokens_SP, _ = spread(tokens, max_tokens)
-    x_SPd = capture(bridge, tokens_SP, [hook_point])[hook_point].float().unflatten(0, tokens_SP.shape)
-    norms_SP = torch.linalg.vector_norm(x_SPd, dim=-1)
-    ratio = RowFilter().max_norm_ratio
-    kept_SP = norms_SP <= (torch.inf if ratio is None else ratio * norms_SP.median())
-    kept_SP[:, 0] = False
-    return HeldOut(tokens_SP, x_SPd, kept_SP, torch.from_numpy(matching_tokens(tokenizer, tokens_SP, pattern)))
+) -> list[HeldOut]:
+    """Held-out rows, spread evenly, of at most `max_tokens` in all (one row at least), as each hook point has them.
+
+    Args:
+        activations: those of `tokens`.
+    """
+    tokens_SP, documents_SP, numbers_S = spread(tokens, max_tokens)
+    matches_SP = torch.from_numpy(matching_tokens(tokenizer, tokens_SP, pattern))
+    store = open_store(activations, "held_out")
+    return [
+        HeldOut(tokens_SP, documents_SP, matches_SP, *rows_of(store, hook_point, rows, numbers_S))
+        for hook_point in hook_points
+    ]

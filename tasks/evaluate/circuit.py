@@ -12,8 +12,8 @@ The features with the largest cuts are the target's children. What makes *them* 
 same contexts, each measured where it is largest; so the tree explains the same events at all depths, and a feature
 below several others is followed once. `share` is the cut as a share of the activation that there was.
 
-**Attribution** (sae_core.circuits) estimates all cuts at once. It chooses the VERIFIED features of a layer that are
-ablated; `attribution_correlation` says how well it then agrees with the cuts on the target.
+**Attribution** (sae_core.circuits) estimates all cuts at once. It chooses the features of a layer that are ablated
+(VERIFIED); `attribution_correlation` says how well it then agrees with the cuts on the target.
 
 **Controls.** The target's children ablated together, and as many random features that are active in the context, DRAWS
 times: `decrease_children` and `decrease_random` are shares of the target's activation, and `contexts_won` is how often,
@@ -46,10 +46,10 @@ from torch import Tensor
 from sae_core.circuits import Effects, active, grow, random_sets
 from sae_core.pattern_features import find_features
 from storage.artifacts import ArtifactRef
+from storage.row_filter import RowFilter
 from storage.tables import write_table
 from tasks.caching import step
 from tasks.compute import Compute
-from tasks.errors import ExperimentError
 from tasks.evaluate.circuit_contexts import Site, Stack, draw_contexts
 from tasks.evaluate.circuit_graph import Level, edge_rows, graph_of, levels_of, node_rows, write_graph
 from tasks.evaluate.results import NotMeasurable, correlation, write_metrics
@@ -57,9 +57,11 @@ from tasks.evaluate.subject import load_subject
 from tasks.evaluation_specs import CircuitSpec
 from tasks.language_model import description, load, load_tokenizer
 from tasks.pattern_matches import read_held_out
+from tasks.rows import LiveFilter, open_store
 
 VERIFIED = 100
-"""Features of a layer that are ablated."""
+VERIFIED_EACH = 20
+"""So many features of a layer are ablated, or so many for each that is watched, where that is more."""
 
 STEPS = 8
 """Points that gradients are taken at."""
@@ -88,13 +90,15 @@ Sets = list[Bool[Tensor, " n"]]
 """Some features of each earlier layer."""
 
 
-@step(kind="evaluation", code_version="1")
+@step(kind="evaluation", code_version="2")
 def evaluate_circuit(
     place: Path,
     dictionaries: tuple[ArtifactRef, ...],
     model: ArtifactRef,
     tokens: ArtifactRef,
+    activations: ArtifactRef,
     hook_points: tuple[str, ...],
+    rows: RowFilter,
     spec: CircuitSpec,
     compute: Compute,
 ) -> dict[str, Any]:
@@ -102,18 +106,21 @@ def evaluate_circuit(
 
     Args:
         dictionaries: one for each hook point, in the order of the forward pass.
+        activations: those of `tokens`.
     """
     compute.apply()
-    bridge = load(model, "float32", compute.device)
     tokenizer: Any = load_tokenizer(model)
-    widths = description(model)
+    bridge = load(model, "float32", compute.device)
+    held_out = read_held_out(tokenizer, tokens, activations, hook_points, rows, spec.pattern, spec.tokens)
+    store, widths = open_store(activations, "held_out"), description(model)
     sites = [
         Site(
             hook_point,
             load_subject(ref, widths.width(hook_point), compute),
-            read_held_out(bridge, tokenizer, tokens, hook_point, spec.pattern, spec.tokens),
+            there,
+            LiveFilter.of(store, hook_point, rows),
         )
-        for ref, hook_point in zip(dictionaries, hook_points, strict=True)
+        for ref, hook_point, there in zip(dictionaries, hook_points, held_out, strict=True)
     ]
     values: Values = {}
     undefined: Reasons = {}
@@ -143,14 +150,16 @@ def find_target(site: Site, spec: CircuitSpec) -> tuple[int, int]:
         return found[0].feature, found[0].sign
     n = site.dictionary.n_features
     if spec.feature >= n:
-        raise ExperimentError(f"{site.hook_point} has features 0 to {n - 1}, and none with number {spec.feature}.")
+        raise NotMeasurable(f"there is no feature {spec.feature}: the dictionary of {site.hook_point} has {n:,}")
     f_B = site.codes([spec.feature])
     return spec.feature, 1 if f_B.max() >= -f_B.min() else -1
 
 
 def measure(place: Path, stack: Stack, spec: CircuitSpec, text: Callable[[int], str]) -> tuple[Values, Reasons]:
     """Grow the tree and write its tables and drawing; the numbers of metrics.json, and why some are undefined."""
-    effects = grow(stack.links, stack.target, spec.children, VERIFIED, STEPS)
+    if not stack.target.fires_JS.any():
+        raise NotMeasurable("in the contexts the target fires on attention sinks alone")
+    effects = grow(stack.links, stack.target, spec.children, VERIFIED, STEPS, VERIFIED_EACH)
     below = stack.sites[-2].hook_point
     if not effects:
         raise NotMeasurable(f"no feature of {below} is active where the target fires")

@@ -3,7 +3,7 @@
 `Site` is one dictionary on all held-out rows, `Contexts` are the places, and `Stack` is what the dictionaries see
 there, with the model between them: what sae_core.circuits works on.
 
-Attention sinks (position 0, and rows of a huge norm) count as without any feature, so that nothing changes them.
+What the experiment's row filter leaves out (attention sinks) counts as without any feature, so that nothing changes it.
 
 Shapes: S rows of tokens or contexts, P positions, B held-out rows of activations, d width, n features, F some of them.
 """
@@ -24,11 +24,11 @@ from sae_core.circuits import Layer, Link, all_but, watch
 from sae_core.dictionary import Dictionary
 from sae_core.interventions import patch, writes
 from sae_core.pattern_features import encoded
-from storage.row_filter import RowFilter
 from tasks.capture import capture
 from tasks.evaluate.results import NotMeasurable
 from tasks.patching import Prompts, Replace, padded
 from tasks.pattern_matches import HeldOut
+from tasks.rows import LiveFilter
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -47,6 +47,7 @@ class Site:
     hook_point: str
     dictionary: Dictionary
     held_out: HeldOut
+    live: LiveFilter
 
     @cached_property
     def writes_nd(self) -> Float[Tensor, "n d"]:
@@ -120,7 +121,9 @@ class Stack:
         with torch.no_grad():
             at_last_SPd = self.prompts[0].activations(self.prompts[0].clean_SPd[None], sites[-1].hook_point)[0]
         clean = [*(prompts.clean_SPd for prompts in self.prompts), at_last_SPd]
-        self.own = [self._own(x_SPd) for x_SPd in clean]
+        own_SP = contexts.own_SP.to(at_last_SPd.device)
+        self.own = [own_SP & site.live.kept(x_SPd) for site, x_SPd in zip(sites, clean, strict=True)]
+        """Positions that are neither padding nor attention sinks."""
         self.layers = [self._layer(at, x_SPd) for at, x_SPd in enumerate(clean)]
         self.links = [self._link(at, at + 1) for at in range(last)]
         self.to_target = [self._link(at, last) for at in range(last)]
@@ -129,13 +132,6 @@ class Stack:
         device = at_last_SPd.device
         last_1S = torch.from_numpy(contexts.last_S).to(device)[None]
         self.target = watch(self.layers[-1], torch.tensor([feature], device=device), last_1S)
-
-    def _own(self, x_SPd: Float[Tensor, "S P d"]) -> Bool[Tensor, "S P"]:
-        """Positions that are neither padding nor attention sinks."""
-        own_SP = self.contexts.own_SP.to(x_SPd.device).clone()
-        own_SP[:, 0] = False
-        norm_SP, ratio = torch.linalg.vector_norm(x_SPd, dim=-1), RowFilter().max_norm_ratio
-        return own_SP if ratio is None else own_SP & (norm_SP <= ratio * norm_SP[own_SP].median())
 
     def _layer(self, at: int, x_SPd: Float[Tensor, "S P d"]) -> Layer:
         site = self.sites[at]

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from sae_core.dictionary import Dictionary
@@ -41,12 +41,12 @@ from storage.tables import write_table
 from tasks.caching import step
 from tasks.compute import Compute
 from tasks.corpus import spread
-from tasks.evaluate.results import Interval, write_metrics
+from tasks.evaluate.results import Interval, bootstrap, write_metrics
 from tasks.evaluate.subject import load_subject
 from tasks.language_model import description, load
 from tasks.patching import Replace, by_predictions, logits
 from tasks.progress import Progress
-from tasks.rows import open_store, rows_to_fit_on
+from tasks.rows import LiveFilter, open_store, rows_to_fit_on
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -62,9 +62,6 @@ COLUMNS = {
     "perplexity_clean": "of the model as it is",
     "perplexity_reconstructed": "with the reconstruction in place of the activations",
 }
-
-RESAMPLES = 1000
-FEWEST_DOCUMENTS = 5  # of which an interval says something
 
 Sums = Float[Tensor, "*some sums"]
 
@@ -93,10 +90,10 @@ def evaluate_faithfulness(
     rebuilt = load_subject(dictionary, description(model).width(hook_point), compute)
     mean_d = RowMoments.of(rows_to_fit_on(open_store(activations, "train"), hook_point, rows)).mean_d
     store = open_store(activations, "held_out")
-    limit = None if rows.max_norm_ratio is None else rows.max_norm_ratio * store.statistics(hook_point).norm_median
-    passes = Passes(load(model, dtype, compute.device), hook_point, rebuilt, mean_d.float(), rows, limit)
+    live = LiveFilter.of(store, hook_point, rows)
+    passes = Passes(load(model, dtype, compute.device), hook_point, rebuilt, mean_d.float(), live)
 
-    chosen, documents = spread(tokens, max_tokens)
+    chosen, documents, _ = spread(tokens, max_tokens)
     numbers, document_of = np.unique(documents[:, 1:], return_inverse=True)
     document_of = document_of.reshape(documents[:, 1:].shape)
     sums = torch.zeros(len(numbers), len(SUMS), dtype=torch.float64)
@@ -134,10 +131,9 @@ class Passes:
         hook_point: str,
         dictionary: Dictionary,
         mean_d: Float[Tensor, " d"],
-        keep: RowFilter,
-        norm_limit: float | None,
+        keep: LiveFilter,
     ) -> None:
-        self.bridge, self.hook_point, self.keep, self.norm_limit = bridge, hook_point, keep, norm_limit
+        self.bridge, self.hook_point, self.keep = bridge, hook_point, keep
         mean_d = mean_d.to(bridge.cfg.device)
         self.replacements: dict[str, Replace] = {
             "reconstructed": lambda x_rd: dictionary(x_rd.to(dictionary.weight.dtype)).float(),
@@ -165,7 +161,7 @@ class Passes:
             count = name == "reconstructed"
 
             def replaced(x_rd: Tensor, replace: Replace = replace, count: bool = count) -> Tensor:
-                kept_r = self._kept(x_rd, tokens.shape[1])
+                kept_r = self.keep.kept(x_rd.unflatten(0, tokens.shape)).flatten()
                 self.replaced += int(kept_r.sum()) if count else 0
                 return torch.where(kept_r[:, None], replace(x_rd), x_rd)
 
@@ -173,15 +169,6 @@ class Passes:
             told[f"loss_{name}"] = losses(other)
             told[f"kl_{name}"] = (clean.exp() * (clean - other)).sum(-1)
         return torch.stack([told[name] for name in SUMS], -1).double().cpu()
-
-    def _kept(self, x_rd: Tensor, length: int) -> Bool[Tensor, " r"]:
-        """Which rows the filter keeps; the same in every pass, as nothing before the hook point is changed."""
-        kept_r = torch.ones(len(x_rd), dtype=torch.bool, device=x_rd.device)
-        if self.keep.skip_first_position:
-            kept_r[::length] = False
-        if self.norm_limit is not None:
-            kept_r &= torch.linalg.vector_norm(x_rd, dim=1) <= self.norm_limit
-        return kept_r
 
 
 def measured(sums: Float[Tensor, " sums"]) -> tuple[dict[str, float | None], dict[str, str]]:
@@ -209,26 +196,10 @@ def metrics_of(sums: Sums) -> dict[str, Float[Tensor, "*some"]]:
 
 
 def intervals(sums: Float[Tensor, "documents sums"]) -> tuple[dict[str, Interval], dict[str, str]]:
-    """95 % intervals of the metrics, by a bootstrap over documents; None where undefined, and why."""
-    n = len(sums)
-    names = [name for name in metrics_of(sums.sum(0)) if name != "tokens"]
-    if n < FEWEST_DOCUMENTS:
-        reason = f"{n} documents are too few for an interval: {FEWEST_DOCUMENTS} at least"
-        return dict.fromkeys(names), {"intervals": reason}
-    generator = torch.Generator().manual_seed(0)
-    resampled = torch.stack([sums[torch.randint(n, (n,), generator=generator)].sum(0) for _ in range(RESAMPLES)])
-    bounds: dict[str, Interval] = {}
-    undefined: dict[str, str] = {}
-    edges = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    for name, values in metrics_of(resampled).items():
-        if name not in names:
-            continue
-        if torch.isfinite(values).all():
-            bounds[name] = values.quantile(edges).tolist()
-        else:
-            bounds[name] = None
-            undefined[f"intervals.{name}"] = "it is not defined for every resample of the documents"
-    return bounds, undefined
+    """Those of the metrics, over documents; None where undefined, and why."""
+    return bootstrap(
+        sums, lambda drawn: {name: values for name, values in metrics_of(drawn).items() if name != "tokens"}
+    )
 
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:

@@ -1,13 +1,15 @@
 """Case study of a pattern: which feature fires where a regular expression matches, and what it does there.
 
-Held-out rows are read in two halves. On every other row the best feature is sought: the one whose F1, as a detector of
-the tokens that match, is largest at the best of ten thresholds (sae_core.pattern_features). On the rows between it is
-measured:
+Held-out rows are read in two halves. On the first the best feature is sought: the one whose F1, as a detector of the
+tokens that match, is largest at the best of ten thresholds (sae_core.pattern_features). On the second, which shares one
+document with the first at most, it is measured:
 
     precision, recall, f1    of "it fires" as a sign that the token matches
-    best_f1                  of "it fires above its threshold"
+    best_f1                  of "its activation is `threshold` or more": what was best on the first half
     monosemanticity          share of its activations of at least half its largest one that are on tokens that match
     density                  share of the tokens on which it fires
+
+The interval of monosemanticity is a bootstrap over the documents in which it has such activations.
 
 Beside it stand, sought and measured alike on the same rows, the best single dimension of the activations (`residual_…`)
 and the best principal component (`pca_…`, fitted on the rows that are sought on), each with either sign.
@@ -26,7 +28,7 @@ Written besides:
 
 Where nothing was found, the tables that would be of it are not there.
 
-Shapes: B rows, S token rows, P positions, d activation width, V vocabulary.
+Shapes: B rows, T of them in the top half, S token rows, P positions, d activation width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -46,19 +48,20 @@ from sae_core.dictionary import Dictionary
 from sae_core.interventions import write
 from sae_core.pattern_features import (
     HALF,
-    SHARES,
-    Found,
+    Detector,
     PatternCounts,
     activations,
     count_one,
+    f1_above,
     find_features,
 )
 from storage.artifacts import ArtifactRef
+from storage.row_filter import RowFilter
 from storage.tables import write_table
 from tasks.caching import step
 from tasks.compute import Compute
 from tasks.evaluate.logit_effects import ablated, logit_lens
-from tasks.evaluate.results import Interval, write_metrics
+from tasks.evaluate.results import Interval, bootstrap, write_metrics
 from tasks.evaluate.subject import load_subject
 from tasks.evaluation_specs import PatternSpec
 from tasks.language_model import description, load, load_tokenizer
@@ -103,23 +106,29 @@ Values = dict[str, Any]
 """Numbers, each of which may be Undefined."""
 
 
-@step(kind="evaluation", code_version="1")
+@step(kind="evaluation", code_version="2")
 def evaluate_pattern(
     place: Path,
     dictionary: ArtifactRef,
     model: ArtifactRef,
     tokens: ArtifactRef,
+    activations: ArtifactRef,
     hook_point: str,
+    rows: RowFilter,
     spec: PatternSpec,
     compute: Compute,
 ) -> dict[str, Any]:
-    """Find a dictionary's feature for a pattern in the held-out split, and study it."""
+    """Find a dictionary's feature for a pattern in the held-out split, and study it.
+
+    Args:
+        activations: those of `tokens`.
+    """
     compute.apply()
     evaluated = load_subject(dictionary, description(model).width(hook_point), compute)
     bridge, tokenizer = load(model, "float32", compute.device), load_tokenizer(model)
     with torch.no_grad(), Progress(f"pattern {hook_point}", 3, "parts") as progress:
-        held_out = read_held_out(bridge, tokenizer, tokens, hook_point, spec.pattern, spec.tokens)
-        sought, measured = held_out.part(slice(0, None, 2)), held_out.part(slice(1, None, 2))
+        (held_out,) = read_held_out(tokenizer, tokens, activations, [hook_point], rows, spec.pattern, spec.tokens)
+        sought, measured = held_out.halves()
         progress.add(1)
 
         bases = {"dictionary": evaluated, **single_directions(sought.x_Bd)}
@@ -127,21 +136,30 @@ def evaluate_pattern(
             name: find_features(basis, sought.x_Bd, sought.matches_B, FEATURES_SHOWN) for name, basis in bases.items()
         }
         values: Values = {"tokens": len(measured.x_Bd), "matching": int(measured.matches_B.sum())}
-        intervals: dict[str, Interval] = {}
+        intervals: Values = {}
         for name, basis in bases.items():
             prefix = "" if name == "dictionary" else f"{name}_"
-            told, intervals[f"{prefix}monosemanticity"] = measured_as(basis, found[name], sought, measured)
+            told, interval = measured_as(basis, found[name], sought, measured)
             values |= {prefix + measure: value for measure, value in told.items()}
+            intervals[f"{prefix}monosemanticity"] = interval
         write_table(place / "features.parquet", list(feature_rows(found)))
         progress.add(1)
 
-        study = Study(bridge, tokenizer, evaluated, hook_point, measured)
+        study = CaseStudy(bridge, tokenizer, evaluated, hook_point, measured)
         values |= study.tables(place, found["dictionary"], spec.contexts)
         progress.add(1)
 
-    undefined = {name: value.reason for name, value in values.items() if isinstance(value, Undefined)}
-    write_metrics(place, "pattern", COLUMNS, values | dict.fromkeys(undefined), intervals, undefined)
+    numbers, undefined = with_reasons(values)
+    bounds, unbounded = with_reasons(intervals)
+    undefined |= {f"intervals.{name}": reason for name, reason in unbounded.items()}
+    write_metrics(place, "pattern", COLUMNS, numbers, bounds, undefined)
     return {"matching": values["matching"]}
+
+
+def with_reasons(values: Values) -> tuple[dict[str, Any], dict[str, str]]:
+    """None in place of what is undefined, and why it is."""
+    reasons = {name: value.reason for name, value in values.items() if isinstance(value, Undefined)}
+    return values | dict.fromkeys(reasons), reasons
 
 
 def single_directions(x_Bd: Float[Tensor, "B d"]) -> dict[str, Dictionary]:
@@ -151,47 +169,62 @@ def single_directions(x_Bd: Float[Tensor, "B d"]) -> dict[str, Dictionary]:
     return {"residual": dimensions, "pca": fit_pca(iter([x_Bd]))}
 
 
-def measured_as(basis: Dictionary, found: list[Found], sought: HeldOut, measured: HeldOut) -> tuple[Values, Interval]:
+def measured_as(
+    basis: Dictionary, found: list[Detector], sought: HeldOut, measured: HeldOut
+) -> tuple[Values, Interval | Undefined]:
     """The measures of the best feature on other rows than it was found on, and an interval of its monosemanticity."""
     if not found:
-        return dict.fromkeys(("feature", "sign", *MEASURES), Undefined(sought.why_no_feature())), None
+        nothing = Undefined(sought.why_no_feature())
+        return dict.fromkeys(("feature", "sign", *MEASURES), nothing), nothing
     best = found[0]
     told: Values = {"feature": best.feature, "sign": best.sign}
     if not measured.matches_B.any():
-        reason = f"none of the {len(measured.x_Bd):,} tokens that features are measured on matches the pattern"
-        return told | dict.fromkeys(MEASURES, Undefined(reason)), None
+        nothing = Undefined(
+            f"none of the {len(measured.x_Bd):,} tokens that features are measured on matches the pattern"
+        )
+        return told | dict.fromkeys(MEASURES, nothing), nothing
 
-    counts = count_one(activations(basis, measured.x_Bd, best.feature, best.sign), measured.matches_B)
-    told |= measures(counts, best.level)
+    f_B = activations(basis, measured.x_Bd, best.feature, best.sign)
+    best_f1 = f1_above(best.threshold, f_B, measured.matches_B)
+    told |= measures(count_one(f_B, measured.matches_B), best.threshold, best_f1)
     if not told["top_half"]:
-        return told | dict.fromkeys(("precision", "monosemanticity"), SILENT), None
-    from scipy import stats  # a second, for those who need it
-
-    low, high = stats.binomtest(int(counts.hits[HALF]), told["top_half"]).proportion_ci(method="wilson")
-    return told, [float(low), float(high)]
+        return told | dict.fromkeys(("precision", "monosemanticity"), SILENT), SILENT
+    return told, monosemanticity_interval(f_B, measured)
 
 
-def measures(counts: PatternCounts, level: int) -> dict[str, Any]:
-    """MEASURES of one feature, of which `level` is the threshold."""
+def measures(counts: PatternCounts, threshold: float, best_f1: float) -> dict[str, Any]:
+    """MEASURES of one feature; `best_f1` is that above the threshold."""
     return {
         "precision": counts.precision[0].item(),
         "recall": counts.recall[0].item(),
         "f1": counts.f1[0].item(),
-        "threshold": SHARES[level],
-        "best_f1": counts.f1[level].item(),
+        "threshold": threshold,
+        "best_f1": best_f1,
         "monosemanticity": counts.monosemanticity.item(),
         "top_half": int(counts.fires[HALF]),
         "density": counts.density.item(),
     }
 
 
-def feature_rows(found: dict[str, list[Found]]) -> Iterator[dict[str, Any]]:
+def monosemanticity_interval(f_B: Float[Tensor, " B"], measured: HeldOut) -> Interval | Undefined:
+    """Over the documents that have activations of at least half the largest one."""
+    top_B = f_B >= f_B.max() / 2
+    documents, document_T = np.unique(measured.documents_B[top_B.numpy()], return_inverse=True)
+    hits_T = measured.matches_B[top_B].double()
+    sums = torch.zeros(len(documents), 2, dtype=torch.float64)
+    sums.index_add_(0, torch.from_numpy(document_T), torch.stack([hits_T, torch.ones_like(hits_T)], 1))
+    bounds, undefined = bootstrap(sums, lambda drawn: {"share": drawn[..., 0] / drawn[..., 1]})
+    return bounds["share"] or Undefined(undefined["intervals"])
+
+
+def feature_rows(found: dict[str, list[Detector]]) -> Iterator[dict[str, Any]]:
     for basis, features in found.items():
-        for feature, sign, level, counts in features:
-            yield {"basis": basis, "feature": feature, "sign": sign, **measures(counts, level)}
+        for feature in features:
+            own = measures(feature.counts, feature.threshold, feature.counts.f1[feature.level].item())
+            yield {"basis": basis, "feature": feature.feature, "sign": feature.sign, **own}
 
 
-class Study(NamedTuple):
+class CaseStudy(NamedTuple):
     """What one feature fires on, and what it does there."""
 
     bridge: TransformerBridge
@@ -200,7 +233,7 @@ class Study(NamedTuple):
     hook_point: str
     measured: HeldOut
 
-    def tables(self, place: Path, found: list[Found], most_contexts: int) -> Values:
+    def tables(self, place: Path, found: list[Detector], most_contexts: int) -> Values:
         """Write the tables of the best feature, if there is one, and tell what its ablation does."""
         names = ("drop_of_top", "top_drops", "lens_tokens")
         if not found:

@@ -9,13 +9,21 @@
 What is undefined is null and says why: never 0, -1 or NaN.
 """
 
+from __future__ import annotations
+
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
 
 METRICS = "metrics.json"
+RESAMPLES = 1000
+FEWEST_DOCUMENTS = 5  # of which an interval says something
 
 Interval = list[float] | None
 
@@ -78,6 +86,34 @@ def means_over_seeds(
         {name: sum(values) / seeds for name, values in whole.items()},
         {name: over_seeds(values) for name, values in whole.items()},
     )
+
+
+def bootstrap(
+    sums: Float[Tensor, "documents sums"],
+    of: Callable[[Float[Tensor, "*some sums"]], Mapping[str, Float[Tensor, "*some"]]],
+) -> tuple[dict[str, Interval], dict[str, str]]:
+    """95 % intervals of what `of` makes of sums over documents, by drawing documents; None where undefined, and why.
+
+    Tokens of a document are alike, so that one by one they would promise too much.
+    """
+    import torch  # seconds, for those who need it
+
+    n = len(sums)
+    if n < FEWEST_DOCUMENTS:
+        reason = f"{n} documents are too few for an interval: {FEWEST_DOCUMENTS} at least"
+        return dict.fromkeys(of(sums.sum(0))), {"intervals": reason}
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.stack([sums[torch.randint(n, (n,), generator=generator)].sum(0) for _ in range(RESAMPLES)])
+    bounds: dict[str, Interval] = {}
+    undefined: dict[str, str] = {}
+    edges = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    for name, values in of(drawn).items():
+        if torch.isfinite(values).all():
+            bounds[name] = values.quantile(edges).tolist()
+        else:
+            bounds[name] = None
+            undefined[f"intervals.{name}"] = "it is not defined for every resample of the documents"
+    return bounds, undefined
 
 
 class Correlation(NamedTuple):

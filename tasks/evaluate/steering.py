@@ -34,19 +34,22 @@ from sae_core.dictionary import Dictionary
 from sae_core.interventions import write
 from sae_core.pattern_features import activations, find_features
 from storage.artifacts import ArtifactRef
+from storage.row_filter import RowFilter
 from storage.tables import write_table
 from tasks.caching import step
 from tasks.compute import Compute
+from tasks.errors import ExperimentError
 from tasks.evaluate.results import Interval, over_seeds, write_metrics
 from tasks.evaluate.subject import load_subject
 from tasks.evaluation_specs import SteeringSpec
-from tasks.language_model import description, load, load_tokenizer
+from tasks.language_model import ModelDescription, description, load, load_tokenizer
 from tasks.patching import logits, next_logits
 from tasks.pattern_matches import HeldOut, matching_tokens, read_held_out
 from tasks.progress import Progress
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedTokenizerBase
 
 COLUMNS = {
     "feature": "the feature that is added",
@@ -60,30 +63,36 @@ COLUMNS = {
 READABLE = 10.0
 
 
-@step(kind="evaluation", code_version="1")
+@step(kind="evaluation", code_version="2")
 def evaluate_steering(
     place: Path,
     dictionary: ArtifactRef,
     model: ArtifactRef,
     tokens: ArtifactRef,
+    activations: ArtifactRef,
     hook_point: str,
+    rows: RowFilter,
     spec: SteeringSpec,
     compute: Compute,
 ) -> dict[str, Any]:
-    """Write text with more and more of a dictionary's feature."""
+    """Write text with more and more of a dictionary's feature.
+
+    Args:
+        activations: those of `tokens`.
+    """
     compute.apply()
     evaluated = load_subject(dictionary, description(model).width(hook_point), compute)
     bridge, tokenizer = load(model, "float32", compute.device), load_tokenizer(model)
     strengths = sorted({0.0, *spec.strengths})
     with torch.no_grad(), Progress(f"steering {hook_point}", spec.new_tokens, "tokens") as progress:
-        held_out = read_held_out(bridge, tokenizer, tokens, hook_point, spec.pattern, spec.tokens)
+        (held_out,) = read_held_out(tokenizer, tokens, activations, [hook_point], rows, spec.pattern, spec.tokens)
         feature = chosen(evaluated, held_out, spec.feature)
         if isinstance(feature, str):
             write_metrics(place, "steering", COLUMNS, {}, undefined=dict.fromkeys(COLUMNS, feature))
             return {"texts": 0}
 
         end = int(tokenizer.eos_token_id)  # pyright: ignore[reportArgumentType]
-        prompt = [end, *tokenizer.encode(spec.prompt, add_special_tokens=False)]
+        prompt = prompt_of(spec, tokenizer, description(model))
         steering_Kd = torch.outer(torch.tensor(strengths, device=feature.mean_d.device), feature.mean_d)
         tokens_KNP = written(bridge, hook_point, steering_Kd, prompt, end, spec, progress)
         nll_KNT = surprise(bridge, tokens_KNP, len(prompt), end)
@@ -108,6 +117,21 @@ def evaluate_steering(
     write_table(place / "strengths.parquet", table)
     write_metrics(place, "steering", COLUMNS, *headline(table, shares_KN, feature))
     return {"texts": len(texts)}
+
+
+def prompt_of(spec: SteeringSpec, tokenizer: PreTrainedTokenizerBase, told: ModelDescription) -> list[int]:
+    """The tokens that a text begins with.
+
+    Raises:
+        ExperimentError: with what is written behind them they are more than the model reads.
+    """
+    prompt = [tokenizer.eos_token_id, *tokenizer.encode(spec.prompt, add_special_tokens=False)]
+    if told.context_length and len(prompt) + spec.new_tokens > told.context_length:
+        raise ExperimentError(
+            f"steering: a prompt of {len(prompt)} tokens and {spec.new_tokens} new_tokens are more than the "
+            f"{told.context_length} that {told.name} reads. Lower new_tokens, or shorten the prompt."
+        )
+    return prompt
 
 
 class Steered(NamedTuple):

@@ -33,12 +33,20 @@ pytestmark = pytest.mark.usefixtures("home")
         ("dictionaries.0.expansion=0.001", "gives no feature"),
         ("training={lr_warmup: 0.5, lr_decay: 0.8}", "together at most 1"),
         ("training.batch_size=1000000", r"training\.batch_size"),
+        ("evaluations=[{evaluation: steering, feature: 128}]", "no feature 128; no dictionary has more than 128"),
+        ("evaluations=[{evaluation: circuit, feature: 128}]", "no feature 128; no dictionary has more than 128"),
+        ("evaluations=[{evaluation: steering, new_tokens: 64}]", "64 new_tokens are more than the 64 that"),
     ],
 )
 def test_what_is_wrong_is_said_before_any_work(tiny_yaml: Path, override: str, message: str):
     with pytest.raises(ExperimentError, match=message):
         ready(load_config(str(tiny_yaml), [override]))
     assert not list(artifacts().home.glob("tokens/*"))
+
+
+def test_a_feature_that_one_dictionary_has_may_be_asked_of_all(tiny_yaml: Path):
+    prepare(load_config(str(tiny_yaml), ["evaluations=[{evaluation: steering, feature: 127}]"]))
+    prepare(load_config(str(tiny_yaml), ["evaluations=[{evaluation: circuit, feature: 127}]"]))
 
 
 def test_an_empty_corpus_is_refused(tiny_yaml: Path, tmp_path: Path):

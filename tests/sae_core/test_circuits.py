@@ -153,6 +153,14 @@ def test_only_so_many_features_are_ablated_as_is_said_and_the_cause_is_among_the
     assert effects.lower_F[0] == A
 
 
+def test_the_more_features_are_watched_the_more_are_ablated():
+    links = chain(positive(), moved(A, B, others=1.0))
+    for watched in (1, 2):
+        target = watch(links[0].upper, torch.tensor([B, C][:watched]))
+        (effects,) = grow(links, target, 5, verified=1, steps=2, verified_each=2)
+        assert len(effects.lower_F) == 2 * watched
+
+
 def test_features_ablated_together_are_ablated_together():
     weights = noise(N, N, seed=1)
     links = chain(noise(S, P, N, seed=2), lambda x: x @ weights, kind=signed)

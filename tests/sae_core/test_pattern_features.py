@@ -10,7 +10,7 @@ from sae_core import pattern_features
 from sae_core.architectures import ReLU
 from sae_core.baselines import fit_pca
 from sae_core.dictionary import Dictionary
-from sae_core.pattern_features import HALF, SHARES, SIGNS, activations, count, count_one, find_features
+from sae_core.pattern_features import HALF, SHARES, SIGNS, activations, count, count_one, f1_above, find_features
 
 ROWS, WIDTH = 400, 6
 
@@ -63,6 +63,17 @@ def test_measures_are_those_of_the_definition():
     assert counts.fires[HALF] == 3, "half of the largest counts too"
     assert counts.monosemanticity == 2 / 3
     assert counts.density == 4 / 6
+
+
+def test_a_threshold_of_some_rows_is_the_same_activation_on_others(x: Tensor, match: Tensor):
+    x = x + 3 * match[:, None]
+    (found,) = find_features(reader(torch.eye(WIDTH)), x, match)
+    f = activations(reader(torch.eye(WIDTH)), x, found.feature)
+    assert f1_above(found.threshold, f, match) == found.counts.f1[found.level] > found.counts.f1[0]
+    higher = torch.cat([f, torch.tensor([100.0])])
+    hits, fires = int((f[match] >= found.threshold).sum()), int((f >= found.threshold).sum())
+    expected = 2 * hits / (fires + 1 + int(match.sum()))
+    assert f1_above(found.threshold, higher, torch.cat([match, torch.tensor([False])])) == expected
 
 
 def test_a_feature_that_fires_on_exactly_the_matching_rows_is_found(x: Tensor, match: Tensor):

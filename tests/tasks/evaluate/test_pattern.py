@@ -1,6 +1,5 @@
 """The study of a pattern, on a model whose embedding tells every token apart."""
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,42 +9,34 @@ import numpy as np
 import pytest
 import torch
 
-from sae_core.architectures import ReLU
 from sae_core.baselines import fit_pca
 from sae_core.dictionary import Dictionary
+from sae_core.pattern_features import f1_above
 from storage.artifacts import ArtifactRef
 from storage.tables import read_table
-from tasks import corpus, language_model
+from tasks import language_model
 from tasks.caching import artifacts
+from tasks.capture import capture
 from tasks.compute import Compute
 from tasks.errors import ExperimentError
 from tasks.evaluate.logit_effects import Ablated, ablated, logit_lens
-from tasks.evaluate.pattern import COLUMNS, MEASURES, evaluate_pattern, histogram
+from tasks.evaluate.pattern import COLUMNS, MEASURES, evaluate_pattern, histogram, monosemanticity_interval
 from tasks.evaluation_specs import PatternSpec
 from tasks.patching import logits
-from tasks.pattern_matches import matching_tokens, read_held_out
-from tasks.specs import CorpusSpec, ModelSpec
-from tests.conftest import CONTEXT, write_text
+from tasks.pattern_matches import HeldOut, matching_tokens, read_held_out
+from tasks.rows import LiveFilter, open_store
+from tasks.specs import RowFilter
+from tests.tasks.evaluate.subjects import harvested, reader, saved
 
 EMBEDDING = "blocks.0.hook_resid_pre"
 RESIDUAL = "blocks.1.hook_resid_post"
+ROWS = RowFilter()
 
 
 @pytest.fixture(scope="module")
 def made(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, ArtifactRef]]:
-    yield from prepared(tiny_model, tmp_path_factory)
-
-
-def prepared(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, ArtifactRef]]:
-    """Model and tokens, in a home of their own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SAEFLOW_HOME", str(tmp_path_factory.mktemp("home")))
-        model = language_model.prepare_model.build(located=language_model.locate(ModelSpec(source=str(source))))
-        texts = tmp_path_factory.mktemp("corpus") / "texts.jsonl"
-        texts.write_text("\n".join(json.dumps({"text": text}) for text in write_text(60).split("\n\n")))
-        spec = CorpusSpec(sources=(str(texts),), tokens=4096, held_out_tokens=1024, context_length=CONTEXT)
-        tokens = corpus.tokenize.build(model=model, corpus=corpus.locate(spec))
-        yield {"model": model, "tokens": tokens}
+    with harvested(tiny_model, tmp_path_factory, EMBEDDING, RESIDUAL) as refs:
+        yield refs
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +54,7 @@ def studied(made: dict[str, ArtifactRef]) -> Callable[..., tuple[dict[str, Any],
     def study(dictionary: Dictionary, hook_point: str, **changes: Any) -> tuple[dict[str, Any], Path]:
         spec = PatternSpec(**{"pattern": "cat", "tokens": 1024, "contexts": 6, **changes})
         ref = evaluate_pattern.build(
-            dictionary=saved(dictionary), **made, hook_point=hook_point, spec=spec, compute=Compute()
+            dictionary=saved(dictionary), **made, hook_point=hook_point, rows=ROWS, spec=spec, compute=Compute()
         )
         place = artifacts().path(ref)
         return json.loads((place / "metrics.json").read_text()), place
@@ -71,23 +62,12 @@ def studied(made: dict[str, ArtifactRef]) -> Callable[..., tuple[dict[str, Any],
     return study
 
 
-def saved(dictionary: Dictionary) -> ArtifactRef:
-    weights = json.dumps([tensor.flatten().tolist() for tensor in dictionary.state_dict().values()])
-    key = hashlib.sha256(f"{dictionary.method}{weights}".encode()).hexdigest()[:20]
-    return artifacts().build(
-        "dictionary", key, lambda place: dictionary.save(place), code_version="1", spec={}, inputs={}, resumable=False
-    )
+@pytest.fixture
+def held_out(made: dict[str, ArtifactRef], tokenizer: Any) -> Callable[..., HeldOut]:
+    def read(hook_point: str, pattern: str = "cat", tokens: int = 1024, rows: RowFilter = ROWS) -> HeldOut:
+        return read_held_out(tokenizer, made["tokens"], made["activations"], [hook_point], rows, pattern, tokens)[0]
 
-
-def reader(directions: torch.Tensor, bias: float) -> ReLU:
-    """relu(direction · x + bias), which writes the direction."""
-    dictionary = ReLU(directions.shape[1], len(directions), l1_coefficient=0)
-    with torch.no_grad():
-        dictionary.W_enc_nd.copy_(directions)
-        dictionary.W_dec_nd.copy_(directions / directions.norm(dim=1, keepdim=True))
-        dictionary.b_enc_n.fill_(bias)
-        dictionary.b_dec_d.zero_()
-    return dictionary
+    return read
 
 
 def test_a_feature_that_is_the_pattern_is_found_and_perfect(bridge: Any, tokenizer: Any, studied: Any):
@@ -99,8 +79,7 @@ def test_a_feature_that_is_the_pattern_is_found_and_perfect(bridge: Any, tokeniz
     assert [metrics[name] for name in measures] == [1] * len(measures)
     assert metrics["top_half"] == metrics["matching"] > 0
     assert metrics["density"] == metrics["matching"] / metrics["tokens"]
-    low, high = metrics["intervals"]["monosemanticity"]
-    assert 0 < low < high == pytest.approx(1)
+    assert metrics["intervals"]["monosemanticity"] == [1, 1], "it is so in every document"
     assert metrics["undefined"] == {}
     table = read_table(place / "histogram.parquet").to_pydict()
     assert {text for text in table["token"] if text} == {" cat"}
@@ -108,31 +87,73 @@ def test_a_feature_that_is_the_pattern_is_found_and_perfect(bridge: Any, tokeniz
     assert set(read_table(place / "features.parquet")["basis"].to_pylist()) == {"dictionary", "residual", "pca"}
 
 
-def test_what_is_measured_is_measured_on_other_rows_than_it_was_sought_on(
-    bridge: Any, tokenizer: Any, made: dict[str, ArtifactRef], studied: Any
+def test_what_is_measured_is_measured_on_other_documents_than_it_was_sought_on(
+    bridge: Any, tokenizer: Any, studied: Any, held_out: Any
 ):
     directions = bridge.original_model.get_input_embeddings().weight[tokenizer.encode(" cat")]
     metrics, _ = studied(reader(directions, bias=0), EMBEDDING)
-    held_out = read_held_out(bridge, tokenizer, made["tokens"], EMBEDDING, "cat", 1024).part(slice(1, None, 2))
-    fires = held_out.x_Bd @ directions[0] > 0
-    both = (fires & held_out.matches_B).sum().item()
+    sought, measured = held_out(EMBEDDING).halves()
+    assert len(np.intersect1d(sought.documents_B, measured.documents_B)) <= 1
+    fires = measured.x_Bd @ directions[0] > 0
+    both = (fires & measured.matches_B).sum().item()
     assert metrics["tokens"] == len(fires)
-    assert metrics["matching"] == held_out.matches_B.sum()
+    assert metrics["matching"] == measured.matches_B.sum()
     assert metrics["precision"] == pytest.approx(both / fires.sum().item())
     assert metrics["recall"] == pytest.approx(both / metrics["matching"])
 
 
-def test_sinks_are_left_out(bridge: Any, tokenizer: Any, made: dict[str, ArtifactRef]):
-    held_out = read_held_out(bridge, tokenizer, made["tokens"], RESIDUAL, "cat", 1024)
-    assert not held_out.kept_SP[:, 0].any()
-    assert held_out.kept_SP[:, 1:].all(), "this model has no others"
-    assert len(held_out.x_Bd) == len(held_out.matches_B) == len(held_out.tokens_B) == held_out.kept_SP.sum()
-    assert np.array_equal(held_out.matches_SP.numpy(), matching_tokens(tokenizer, held_out.tokens_SP, "cat"))
+def test_the_threshold_is_an_activation_of_the_rows_that_were_sought_on(
+    bridge: Any, tokenizer: Any, studied: Any, held_out: Any
+):
+    directions = bridge.original_model.get_input_embeddings().weight[tokenizer.encode(" cat")]
+    metrics, _ = studied(reader(directions, bias=0), EMBEDDING, pattern="cat|dog")
+    sought, measured = ((half.x_Bd @ directions[0], half.matches_B) for half in held_out(EMBEDDING, "cat|dog").halves())
+    thresholds = [tenths / 10 * sought[0].max().item() for tenths in range(10)]
+    best = max(thresholds, key=lambda threshold: f1_above(threshold, *sought))
+    assert metrics["threshold"] == pytest.approx(best)
+    assert metrics["best_f1"] == f1_above(best, *measured)
 
 
-def test_signed_codes_are_studied_too(bridge: Any, tokenizer: Any, made: dict[str, ArtifactRef], studied: Any):
-    rows = read_held_out(bridge, tokenizer, made["tokens"], RESIDUAL, "cat", 512).x_Bd
-    metrics, _ = studied(fit_pca(iter([rows])), RESIDUAL)
+def test_documents_and_not_tokens_are_drawn_for_an_interval():
+    """Half of the documents are right everywhere, the others nowhere; how long they are says nothing more."""
+    n_documents, length = 20, 50
+    shape = (n_documents, length)
+    documents = np.repeat(np.arange(n_documents), length).reshape(shape)
+    matches = torch.from_numpy(documents % 2 == 0)
+    held_out = HeldOut(documents, documents, matches, torch.ones(*shape, 1), torch.ones(shape, dtype=torch.bool))
+    interval = monosemanticity_interval(torch.ones(n_documents * length), held_out)
+    assert isinstance(interval, list)
+    assert interval[1] - interval[0] == pytest.approx(2 * 1.96 * (0.25 / n_documents) ** 0.5, rel=0.15)
+    few = held_out._make(rows[:3] for rows in held_out)
+    assert "3 documents are too few" in str(monosemanticity_interval(torch.ones(3 * length), few))
+
+
+def test_what_is_read_is_what_the_model_computes(
+    bridge: Any, tokenizer: Any, made: dict[str, ArtifactRef], held_out: Any
+):
+    read = held_out(RESIDUAL, tokens=512)
+    computed = capture(bridge, read.tokens_SP, [RESIDUAL])[RESIDUAL].unflatten(0, read.tokens_SP.shape)
+    torch.testing.assert_close(read.x_SPd[:, 1:], computed[:, 1:])
+    assert not read.kept_SP[:, 0].any(), "the sink is left out"
+    assert read.kept_SP[:, 1:].all(), "this model has no others"
+    assert len(read.x_Bd) == len(read.matches_B) == len(read.tokens_B) == len(read.documents_B) == read.kept_SP.sum()
+    assert np.array_equal(read.matches_SP.numpy(), matching_tokens(tokenizer, read.tokens_SP, "cat"))
+
+
+def test_the_row_filter_of_the_experiment_decides_what_is_read(
+    bridge: Any, made: dict[str, ArtifactRef], held_out: Any
+):
+    everything = held_out(RESIDUAL, rows=RowFilter(skip_first_position=False, max_norm_ratio=None))
+    assert everything.kept_SP.all()
+    few = RowFilter(max_norm_ratio=0.95)
+    live = LiveFilter.of(open_store(made["activations"], "held_out"), RESIDUAL, few)
+    kept = held_out(RESIDUAL, rows=few).kept_SP
+    assert 0 < kept.sum() < kept.numel() / 2
+    assert torch.equal(kept, live.kept(everything.x_SPd)), "in the store as in a pass"
+
+
+def test_signed_codes_are_studied_too(studied: Any, held_out: Any):
+    metrics, _ = studied(fit_pca(iter([held_out(RESIDUAL, tokens=512).x_Bd])), RESIDUAL)
     assert metrics["undefined"] == {}
     assert metrics["sign"] in (1, -1)
     assert metrics["contexts"] > 0
@@ -165,11 +186,8 @@ def test_a_row_alone_leaves_nothing_to_measure_on(bridge: Any, tokenizer: Any, s
     assert metrics["drop_of_top"] is None
 
 
-def test_a_feature_that_fires_no_more_is_a_result_that_says_so(
-    bridge: Any, tokenizer: Any, made: dict[str, ArtifactRef], studied: Any
-):
-    held_out = read_held_out(bridge, tokenizer, made["tokens"], EMBEDDING, "[0-9]", 1024)
-    sought, measured = (held_out.part(slice(half, None, 2)) for half in (0, 1))
+def test_a_feature_that_fires_no_more_is_a_result_that_says_so(bridge: Any, studied: Any, held_out: Any):
+    sought, measured = held_out(EMBEDDING, "[0-9]").halves()
     alone = np.setdiff1d(sought.tokens_B[sought.matches_B.numpy()], measured.tokens_B)
     assert len(alone), "a token of digits that is in one half only"
     directions = bridge.original_model.get_input_embeddings().weight[alone[:1]]

@@ -2,14 +2,13 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from sae_core.architectures import ReLU
 from sae_core.baselines import fit_pca
 from sae_core.dictionary import Dictionary
 from storage.artifacts import ArtifactRef
@@ -21,10 +20,10 @@ from tasks.compute import Compute
 from tasks.corpus import spread
 from tasks.errors import ExperimentError
 from tasks.evaluate.faithfulness import SUMS, evaluate_faithfulness, intervals, measured
-from tasks.harvest import harvest
 from tasks.patching import logits
-from tasks.specs import CorpusSpec, ModelSpec, RowFilter, StorageSpec
-from tests.conftest import ARCHITECTURES, CONTEXT, write_model, write_text
+from tasks.specs import RowFilter
+from tests.conftest import ARCHITECTURES, CONTEXT, write_model
+from tests.tasks.evaluate.subjects import harvested, saved, zeros
 
 SITES = ("hook_resid_pre", "attn.hook_z", "hook_attn_out", "mlp.hook_post", "hook_mlp_out", "hook_resid_post")
 RESIDUAL = "blocks.1.hook_resid_post"
@@ -38,31 +37,18 @@ def architecture(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def made(architecture: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Model, tokens and activations of an architecture, in a home of their own."""
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SAEFLOW_HOME", str(home))
-        source = str(write_model(tmp_path_factory.mktemp("model"), architecture))
-        model = language_model.prepare_model.build(located=language_model.locate(ModelSpec(source=source)))
-        texts = tmp_path_factory.mktemp("corpus") / "texts.jsonl"
-        texts.write_text("\n".join(json.dumps({"text": text}) for text in write_text(60).split("\n\n")))
-        spec = CorpusSpec(sources=(str(texts),), tokens=4096, held_out_tokens=1024, context_length=CONTEXT)
-        tokens = corpus.tokenize.build(model=model, corpus=corpus.locate(spec))
-        hook_points = tuple(f"blocks.1.{site}" for site in SITES)
-        if architecture != "gpt_neox":  # whose blocks are parallel
-            hook_points += (MIDDLE,)
-        activations = harvest.build(
-            model=model, tokens=tokens, hook_points=hook_points, dtype="float32",
-            storage=StorageSpec(dtype="float32"), compute=Compute(),
-        )  # fmt: skip
-    return {"home": home, "model": model, "tokens": tokens, "activations": activations, "hook_points": hook_points}
+def made(architecture: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """Model, tokens and activations of an architecture."""
+    hook_points = tuple(f"blocks.1.{site}" for site in SITES)
+    if architecture != "gpt_neox":  # whose blocks are parallel
+        hook_points += (MIDDLE,)
+    source = write_model(tmp_path_factory.mktemp("model"), architecture)
+    with harvested(source, tmp_path_factory, *hook_points) as refs:
+        yield {**refs, "hook_points": hook_points}
 
 
 @pytest.fixture
-def evaluated(made: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
-    monkeypatch.setenv("SAEFLOW_HOME", str(made["home"]))
-
+def evaluated(made: dict[str, Any]) -> Callable[..., dict[str, Any]]:
     def evaluate(dictionary: Dictionary, hook_point: str, rows: RowFilter = EVERYTHING, **changes: Any) -> Any:
         ref = evaluate_faithfulness.build(
             **{
@@ -81,30 +67,13 @@ def evaluated(made: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Callable
     return evaluate
 
 
-def saved(dictionary: Dictionary) -> ArtifactRef:
-    weights = json.dumps([tensor.flatten().tolist() for tensor in dictionary.state_dict().values()])
-    key = f"made{abs(hash((dictionary.method, weights)))}"
-    return artifacts().build(
-        "dictionary", key, lambda place: dictionary.save(place), code_version="1", spec={}, inputs={}, resumable=False
-    )
-
-
-def zeros(width: int) -> Dictionary:
-    """It rebuilds everything as zero."""
-    dictionary = ReLU(width, 3, l1_coefficient=0)
-    with torch.no_grad():
-        for parameter in dictionary.parameters():
-            parameter.zero_()
-    return dictionary
-
-
 def width(made: dict[str, Any], hook_point: str) -> int:
     return language_model.description(made["model"]).width(hook_point)
 
 
 def test_a_complete_basis_keeps_every_prediction(made: dict[str, Any], evaluated: Callable[..., dict[str, Any]]):
     bridge = language_model.load(made["model"], "float32", "cpu")
-    rows, _ = spread(made["tokens"], 1024)
+    rows = spread(made["tokens"], 1024).tokens
     for hook_point in made["hook_points"]:
         complete = fit_pca(iter([capture(bridge, rows, [hook_point])[hook_point]]))
         metrics = evaluated(complete, hook_point)
@@ -136,11 +105,10 @@ def test_the_clean_loss_is_that_of_the_model_itself(made: dict[str, Any], evalua
     assert metrics["tokens"] == rows.numel() - len(rows)
 
 
-def test_without_the_stream_all_positions_predict_the_same(made: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+def test_without_the_stream_all_positions_predict_the_same(made: dict[str, Any]):
     """Behind a hook point of the residual stream the model sees nothing but what was put there."""
-    monkeypatch.setenv("SAEFLOW_HOME", str(made["home"]))
     bridge = language_model.load(made["model"], "float32", "cpu")
-    rows, _ = spread(made["tokens"], 128)
+    rows = spread(made["tokens"], 128).tokens
     for hook_point in {RESIDUAL, "blocks.1.hook_resid_pre", MIDDLE} & set(made["hook_points"]):
         predicted = logits(bridge, rows, hook_point, torch.zeros_like)
         torch.testing.assert_close(predicted, predicted[:1, :1].expand_as(predicted), rtol=0, atol=1e-5)

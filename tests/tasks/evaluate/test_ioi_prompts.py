@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tasks.evaluate.ioi_prompts import NAMES, OBJECTS, PLACES, TEMPLATES, Pair, Words, pairs, words
-from tests.tasks.namers import KNOWN, write_namer
+from tests.tasks.evaluate.namers import KNOWN, write_namer
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from sae_core.attribution import gradient, indirect_effects
 from sae_core.baselines import Identity, fit_pca, fit_random
 from sae_core.dictionary import Dictionary
 from sae_core.interventions import writes
-from storage.artifacts import ArtifactRef
 from storage.tables import read_table
 from tasks import language_model
 from tasks.caching import artifacts
@@ -24,7 +23,8 @@ from tasks.evaluate.ioi_prompts import pairs, words
 from tasks.evaluate.ioi_trial import Trial
 from tasks.evaluation_specs import IOISpec
 from tasks.specs import ModelSpec
-from tests.tasks.namers import HOOK_POINT, write_namer
+from tests.tasks.evaluate.namers import HOOK_POINT, write_namer
+from tests.tasks.evaluate.subjects import saved
 
 SPEC = IOISpec(prompts=8, seeds=(0, 1), sweep_prompts=2, sweep_features=24)
 
@@ -69,13 +69,6 @@ def evaluated(made: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Callable
         return json.loads((place / "metrics.json").read_text()), place
 
     return evaluate
-
-
-def saved(dictionary: Dictionary) -> ArtifactRef:
-    key = f"{dictionary.method}-{dictionary.n_features}"
-    return artifacts().build(
-        "dictionary", key, lambda place: dictionary.save(place), code_version="1", spec={}, inputs={}, resumable=False
-    )
 
 
 def identity() -> Dictionary:

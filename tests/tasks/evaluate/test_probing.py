@@ -30,7 +30,7 @@ from tasks.evaluate.probing import (
 from tasks.evaluation_specs import ProbingSpec
 from tasks.specs import ModelSpec
 from tests.conftest import write_model
-from tests.tasks.test_faithfulness import saved, zeros
+from tests.tasks.evaluate.subjects import saved, zeros
 
 LABELS, ATTRIBUTES = ("a", "b", "c"), ("u", "v")
 WIDTH = 8
@@ -132,7 +132,10 @@ def test_features_that_never_fire_tell_nothing_and_change_nothing(evaluated: Cal
     assert metrics["accuracy_5"] is metrics["tpp_20"] is metrics["scr_20"] is None
     assert metrics["undefined"]["tpp_20"] == "the dictionary has 3 features"
     assert metrics["tpp_2"] == 0
-    assert metrics["scr_2"] in (0, None)
+    assert metrics["scr_2"] is None
+    assert metrics["undefined"]["scr_2"] == "in some seed no correlation costs the probe 10% of accuracy"
+    scr = read_table(place / "scr.parquet").to_pydict()
+    assert scr["a_ablated"] == scr["a_original"] != []
     assert read_table(place / "probes.parquet").num_rows == 2 * len(TOPICS) * 3
 
 

@@ -16,13 +16,15 @@ from storage.tables import read_table
 from tasks import language_model
 from tasks.caching import artifacts
 from tasks.compute import Compute
+from tasks.errors import ExperimentError
 from tasks.evaluate.steering import COLUMNS, Steered, evaluate_steering, headline, surprise
 from tasks.evaluation_specs import SteeringSpec
 from tasks.patching import logits, next_logits
-from tasks.specs import ModelSpec
+from tasks.specs import ModelSpec, RowFilter
 from tests.conftest import ARCHITECTURES, VOCABULARY, write_model
-from tests.tasks.test_pattern import EMBEDDING, prepared, reader, saved
+from tests.tasks.evaluate.subjects import harvested, reader, saved
 
+EMBEDDING = "blocks.0.hook_resid_pre"
 RESIDUAL = "blocks.2.hook_resid_post"
 NEW, SAMPLES = 6, 4
 
@@ -37,19 +39,21 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Artifac
     with torch.no_grad():
         model.lm_head.weight.mul_(20)
     model.save_pretrained(source)
-    yield from prepared(source, tmp_path_factory)
+    with harvested(source, tmp_path_factory, EMBEDDING, RESIDUAL) as refs:
+        yield refs
 
 
 @pytest.fixture
 def steered(made: dict[str, ArtifactRef]) -> Callable[..., tuple[dict[str, Any], Path]]:
     def steer(dictionary: Dictionary, hook_point: str, **changes: Any) -> tuple[dict[str, Any], Path]:
         given = {
-            "pattern": "cat", "prompt": "the dog runs", "strengths": (0.0, 2.0, 50.0), "tokens": 512,
+            "pattern": "cat", "prompt": "the dog runs", "strengths": (0.0, 1.0, 50.0), "tokens": 512,
             "new_tokens": NEW, "samples": SAMPLES, **changes,
         }  # fmt: skip
         ref = evaluate_steering.build(
-            dictionary=saved(dictionary), **made, hook_point=hook_point, spec=SteeringSpec(**given), compute=Compute()
-        )
+            dictionary=saved(dictionary), **made, hook_point=hook_point, rows=RowFilter(), spec=SteeringSpec(**given),
+            compute=Compute(),
+        )  # fmt: skip
         place = artifacts().path(ref)
         return json.loads((place / "metrics.json").read_text()), place
 
@@ -91,7 +95,8 @@ def test_a_feature_that_predicts_the_pattern_has_the_model_write_it(steered: Any
     assert table["pattern_share"][0] < 0.2
     assert table["pattern_share"][2] == 1
     assert metrics["share_unsteered"] == table["pattern_share"][0]
-    assert metrics["strength"] in (None, 2, 50)
+    assert metrics["strength"] == 1, "50 writes nothing but the pattern, which nobody would read"
+    assert metrics["share_steered"] == table["pattern_share"][1] > 0.3
     texts = read_table(place / "texts.parquet").to_pydict()
     assert len(texts["text"]) == 3 * SAMPLES
     assert texts["text"][-1].startswith("the dog runs cat cat")
@@ -133,6 +138,11 @@ def test_where_there_is_no_feature_the_result_says_so(steered: Any, cat: ReLU):
         assert not (place / "texts.parquet").exists()
     metrics, _ = steered(reader(torch.eye(32)[:3], bias=-1e6), EMBEDDING, feature=2)
     assert "feature 2 fires on none of the" in metrics["undefined"]["feature"]
+
+
+def test_more_tokens_than_the_model_reads_are_refused(steered: Any, cat: ReLU):
+    with pytest.raises(ExperimentError, match=r"a prompt of \d+ tokens and 60 new_tokens are more than the 64 that"):
+        steered(cat, RESIDUAL, new_tokens=60)
 
 
 def test_the_headline_is_the_largest_share_of_a_text_that_is_still_readable():

@@ -23,7 +23,7 @@ from tasks.evaluate.erasure_prompts import NAMES, GenderTask
 from tasks.evaluation_specs import ErasureSpec
 from tasks.specs import CorpusSpec, ModelSpec
 from tests.conftest import write_model, write_text
-from tests.tasks.test_faithfulness import saved, zeros
+from tests.tasks.evaluate.subjects import saved, zeros
 
 HOOK_POINT = "blocks.1.hook_resid_post"
 WIDTH = 32
