@@ -57,31 +57,30 @@ def studies(
         if isinstance(spec, CircuitSpec):
             yield from _circuits(spec, prepared, given, dictionaries)
             continue
+        step, inputs = _step(spec, prepared, given)
         for made in dictionaries:
-            step, needs = _step(spec, prepared)
-            inputs = {name: given[name] for name in given if name in needs}
-            inputs |= {name: value for name, value in needs.items() if name not in given}
             at = {"dictionary": made.ref, "hook_point": made.hook_point, "compute": prepared.compute}
             yield Study(f"{_title(spec)} {made.name}", step, {**inputs, **at})
 
 
-def _step(spec: EvaluationSpec, prepared: Prepared) -> tuple[Step[...], dict[str, Any]]:
-    """The step, and what it needs beside the dictionary: names of artifacts, and values."""
-    rows = prepared.config.training.rows
+def _step(spec: EvaluationSpec, prepared: Prepared, given: dict[str, Any]) -> tuple[Step[...], dict[str, Any]]:
+    """The step, and what it needs beside the dictionary."""
+    model, tokens = {"model": given["model"]}, {"tokens": given["tokens"]}
+    rows = {"activations": given["activations"], "rows": prepared.config.training.rows}
     match spec:
         case FaithfulnessSpec():
-            own = {"rows": rows, "dtype": prepared.dtype, "max_tokens": spec.tokens}
-            return evaluate_faithfulness, {"model": None, "tokens": None, "activations": None, **own}
+            own = {"dtype": prepared.dtype, "max_tokens": spec.tokens}
+            return evaluate_faithfulness, {**model, **tokens, **rows, **own}
         case IOISpec():
-            return evaluate_ioi, {"model": None, "spec": spec}
+            return evaluate_ioi, {**model, "spec": spec}
         case ErasureSpec():
-            return evaluate_erasure, {"model": None, "tokens": None, "spec": spec}
+            return evaluate_erasure, {**model, **tokens, "spec": spec}
         case PatternSpec():
-            return evaluate_pattern, {"model": None, "tokens": None, "activations": None, "rows": rows, "spec": spec}
+            return evaluate_pattern, {**model, **tokens, **rows, "spec": spec}
         case ProbingSpec():
-            return evaluate_probing, {"model": None, "data": prepared.labelled[spec.data], "spec": spec}
+            return evaluate_probing, {**model, "data": prepared.labelled[spec.data], "spec": spec}
         case SteeringSpec():
-            return evaluate_steering, {"model": None, "tokens": None, "activations": None, "rows": rows, "spec": spec}
+            return evaluate_steering, {**model, **tokens, **rows, "spec": spec}
         case CircuitSpec():
             raise TypeError("a circuit is of several dictionaries")
 
