@@ -5,8 +5,8 @@
     histogram     its activations in ten bins of equal width, as many as there are
     coactivation  the ten other features that it is most often active with
 
-What an explanation is made from must not be what it is scored on. So of the top ranks those in TRAIN are never among the
-random ones and those of the tenths, and those in SCORE never among the random ones.
+What an explanation is made from must not be what it is scored on. So of the top ranks, those in TRAIN are never among
+the random ones and those of the tenths, and those in SCORE never among the random ones.
 
 Where codes are negative too (PCA, ICA), a feature is its positive side: the raw values are kept, and rank as they are.
 
