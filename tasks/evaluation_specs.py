@@ -130,8 +130,34 @@ class SteeringSpec(Spec):
     seed: int = Field(default=0, ge=0, description="Decides the texts.")
 
 
+class InterpretabilitySpec(Spec):
+    """Automatic interpretability: how well what is said of a feature predicts its activations."""
+
+    evaluation: Literal["interpretability"] = "interpretability"
+    explainer: Literal["token_lookup"] = Field(
+        default="token_lookup",
+        description="Who says what a feature responds to; token_lookup lists the tokens that it fires on, and needs no "
+        "language model.",
+    )
+    features: int | None = Field(
+        default=100,
+        gt=1,
+        description="Features of each dictionary, at random among those that fire in 20 fragments or more; empty takes "
+        "all of them.",
+    )
+    fragment_length: int = Field(default=64, ge=4, description="Tokens of a fragment.")
+    seed: int = Field(default=0, ge=0, description="Decides the features and the fragments.")
+
+
 EvaluationSpec = Annotated[
-    FaithfulnessSpec | IOISpec | ErasureSpec | PatternSpec | CircuitSpec | ProbingSpec | SteeringSpec,
+    FaithfulnessSpec
+    | IOISpec
+    | ErasureSpec
+    | PatternSpec
+    | CircuitSpec
+    | ProbingSpec
+    | SteeringSpec
+    | InterpretabilitySpec,
     Field(discriminator="evaluation"),
     Tabs("evaluation"),
 ]

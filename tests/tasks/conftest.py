@@ -24,7 +24,9 @@ def harvested(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         patch.setenv("SAEFLOW_HOME", str(tmp_path_factory.mktemp("home")))
         model = language_model.prepare_model.build(located=language_model.locate(ModelSpec(source=str(tiny_model))))
         texts = tmp_path_factory.mktemp("corpus") / "texts.jsonl"
-        texts.write_text("\n".join(json.dumps({"text": text}) for text in write_text(400).split("\n\n")))
+        words = write_text(100).split()
+        documents = [" ".join(words[start : start + 12]) for start in range(0, len(words), 12)]
+        texts.write_text("\n".join(json.dumps({"text": text}) for text in documents))
         spec = CorpusSpec(sources=(str(texts),), tokens=4096, held_out_tokens=8192, context_length=CONTEXT)
         tokens = corpus.tokenize.build(model=model, corpus=corpus.locate(spec))
         activations = harvest.build(
