@@ -17,14 +17,17 @@ from tasks.corpus import LocatedCorpus
 from tasks.errors import ExperimentError
 from tasks.evaluate import labelled_text
 from tasks.evaluate.labelled_text import LocatedData
-from tasks.evaluation_specs import CircuitSpec, PatternSpec, ProbingSpec, SteeringSpec
+from tasks.evaluation_specs import CircuitSpec, InterpretabilitySpec, PatternSpec, ProbingSpec, SteeringSpec
+from tasks.feature_tables import SHOWN
 from tasks.harvest import store_layout
 from tasks.language_model import ModelDescription, prepare_model
 from tasks.loggers import check_loggers
 from tasks.pattern_matches import compile_pattern
 from tasks.samples import check_sampling, find_samples, samples_of
-from tasks.specs import n_features
+from tasks.specs import BaselineSpec, DictionarySpec, n_features
 
+BYTES_OF_A_CODE = 8  # its place, and its value
+SPARSE_SHARE = 0.1  # of the features of an autoencoder that a penalty keeps sparse: a guess
 CHECKPOINT_COPIES = 4  # weights, two Adam moments, and the dictionary itself
 
 
@@ -73,6 +76,8 @@ def prepare(config: ExperimentConfig) -> Prepared:
     for spec in config.evaluations:
         if isinstance(spec, CircuitSpec | PatternSpec | SteeringSpec):
             compile_pattern(spec.pattern)
+        if isinstance(spec, InterpretabilitySpec):
+            check_fragments(config, spec)
     labelled = {spec.data: labelled_text.locate(spec) for spec in config.evaluations if isinstance(spec, ProbingSpec)}
     jobs = len(config.hook_points) * (len(config.dictionaries) + len(config.baselines))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -155,6 +160,20 @@ def check_shapes(config: ExperimentConfig, model: ModelDescription) -> None:
         )
 
 
+def check_fragments(config: ExperimentConfig, spec: InterpretabilitySpec) -> None:
+    length, corpus = spec.fragment_length, config.corpus
+    if length > corpus.context_length:
+        raise ExperimentError(
+            f"interpretability: fragment_length is {length}, and rows have {corpus.context_length} tokens: raise "
+            "corpus.context_length, or lower fragment_length."
+        )
+    if corpus.held_out_tokens // length < SHOWN:
+        raise ExperimentError(
+            f"interpretability: corpus.held_out_tokens gives {corpus.held_out_tokens // length} fragments of {length} "
+            f"tokens, and a feature needs {SHOWN} in which it fires. Hold out more."
+        )
+
+
 def check_memory(config: ExperimentConfig, model: ModelDescription) -> None:
     """While a part of the activations is written the next one is computed, and both hold all hook points."""
     length = config.corpus.context_length
@@ -182,7 +201,23 @@ def bytes_needed(config: ExperimentConfig, model: ModelDescription) -> dict[str,
         "tokens": sum(_rows(config)) * 2 * 4,
         "activations": models * sum(layout.bytes() for layout in layouts),
         "dictionary": features * 2 * 4 * CHECKPOINT_COPIES,
+        "features": models * BYTES_OF_A_CODE * _rows(config)[1] * _codes(config, model),
     }
+
+
+def _codes(config: ExperimentConfig, model: ModelDescription) -> int:
+    """Codes of a row that are kept, of all dictionaries whose features are read."""
+    read = {(spec.fragment_length, spec.seed) for spec in config.evaluations if isinstance(spec, InterpretabilitySpec)}
+    widths = [model.width(hook_point) for hook_point in config.hook_points]
+    specs = (*config.dictionaries, *config.baselines)
+    return len(read) * sum(round(active_features(spec, width)) for width in widths for spec in specs)
+
+
+def active_features(spec: DictionarySpec | BaselineSpec, width: int) -> float:
+    """How many features of a row are not zero, about."""
+    told = getattr(spec, "k", None) or getattr(spec, "target_l0", None)
+    penalised = any(getattr(spec, name, 0) for name in ("alpha", "l1_coefficient", "coefficient"))
+    return told or n_features(spec, width) * (SPARSE_SHARE if penalised else 1)
 
 
 def _rows(config: ExperimentConfig) -> tuple[int, int]:
