@@ -52,7 +52,7 @@ WINDOWS = "windows.parquet"
 FRAGMENTS = "fragments.parquet"
 FEATURES = "features.parquet"
 
-CODES_PER_BATCH = 1 << 23  # 32 MiB in float32; where none is zero, several times that with their places
+CODES_PER_BATCH = 1 << 22  # 16 MiB in float32; where none is zero, ten times that with their places
 
 
 @step(kind="features", code_version="1")
