@@ -165,7 +165,8 @@ class Latents:
 
     def _read(self, number: int, start: int, stop: int) -> Entries:
         if start == stop:  # which safetensors refuses to slice
-            return Entries(*np.zeros((3, 0), np.int64), np.zeros(0, np.float16))
+            nothing = np.zeros(0, np.int64)
+            return Entries(nothing, nothing, nothing, np.zeros(0, np.float16))
         file = self._files[number]
         row, position, latent = file.get_slice("locations")[start:stop].astype(np.int64).T
         return Entries(latent + self._firsts[number], row, position, file.get_slice("activations")[start:stop])

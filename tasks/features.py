@@ -25,8 +25,7 @@ import pyarrow as pa
 import torch
 from jaxtyping import Bool
 
-from sae_core.architectures import Crosscoder
-from sae_core.dictionary import Dictionary, load_dictionary
+from sae_core.dictionary import Dictionary
 from sae_core.feature_statistics import FeatureStatistics
 from storage.activations import ActivationStore
 from storage.artifacts import ArtifactRef
@@ -35,11 +34,11 @@ from storage.manifests import SCRATCH
 from storage.row_filter import RowFilter
 from storage.seeds import seeded_generator
 from storage.tables import write_table
-from tasks.caching import artifacts, step
+from tasks.caching import step
 from tasks.compute import Compute
 from tasks.corpus import document_rows, token_rows
-from tasks.errors import ExperimentError
 from tasks.evaluate.reconstruction import feature_table
+from tasks.evaluate.subject import load_subject
 from tasks.feature_tables import Columns, coactivation, fragments, histogram, peaks
 from tasks.fragment_windows import cut
 from tasks.language_model import load_tokenizer
@@ -77,9 +76,7 @@ def read_features(
     """
     compute.apply()
     store = open_store(activations, "held_out")
-    evaluated = load_dictionary(artifacts().path(dictionary)).to(compute.device)
-    if isinstance(evaluated, Crosscoder):
-        raise ExperimentError(f"{dictionary} is a crosscoder: its features are of several hook points at once.")
+    evaluated = load_subject(dictionary, store.layout.hook_points[hook_point], compute)
     tokens_SP = np.asarray(token_rows(tokens, "held_out")[:])
     spelling = token_bytes(load_tokenizer(model), np.unique(tokens_SP).tolist())
     windows = cut(tokens_SP, np.asarray(document_rows(tokens, "held_out")[:]), spelling, fragment_length, seed)

@@ -6,7 +6,7 @@ Of all interpretability evaluations of an experiment with one explainer:
     differences.parquet  each sparse autoencoder against each baseline of its layer: difference of the means, its 95 %
                          interval and two-sided p-value by Welch's test
     moments.parquet      Spearman's correlation of score with density, skew and kurtosis over the features of a
-                         dictionary, with its two-sided p-value
+                         dictionary
     means.svg            means with their intervals
     violins.svg          the distributions of scores
     moments.svg          scores of single features against density, skew and kurtosis
@@ -27,9 +27,12 @@ from storage.artifacts import ArtifactRef
 from storage.tables import write_table
 from tasks.caching import artifacts, step
 from tasks.evaluate.interpretability_drawing import draw_means, draw_moments, draw_violins
-from tasks.evaluate.interpretability_scores import FEWEST, Scored, scored, spearman
+from tasks.evaluate.interpretability_scores import Scored, scored, spearman
 from tasks.evaluate.results import over_seeds
 from tasks.study_tables import Row, study_row
+
+FEWEST = 3
+"""Features that a test needs."""
 
 
 @step(kind="comparison", code_version="1")
@@ -93,5 +96,5 @@ def differences(read: Sequence[Scored]) -> Iterator[Row]:
 def correlations(each: Scored) -> Iterator[Row]:
     """Rows of `moments.parquet`."""
     for name, values in each.moments.items():
-        r, p, features = spearman(each.score, values)
-        yield {**about(each), "moment": name, "spearman": r, "p": p, "features": features}
+        r, features = spearman(each.score, values)
+        yield {**about(each), "moment": name, "spearman": r, "features": features}

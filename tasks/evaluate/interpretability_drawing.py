@@ -79,7 +79,7 @@ def draw_moments(read: Sequence[Scored], file: Path) -> None:
                     axes.set_xscale("symlog" if moment == "skew" else "log")
                 axes.set_xlabel(moment)
                 scores = np.concatenate([each.score for *_, each in here])
-                r, _, features = spearman(scores, np.concatenate([each.moments[moment] for *_, each in here]))
+                r, features = spearman(scores, np.concatenate([each.moments[moment] for *_, each in here]))
                 told = "undefined" if r is None else f"{r:+.2f}"
                 axes.set_title(f"{place}\nall methods: Spearman's r {told}, n = {features}", fontsize=8)
                 plain(axes)
@@ -97,7 +97,7 @@ def names(read: Sequence[Scored]) -> list[str]:
 
 def room_for_names(read: Sequence[Scored]) -> float:
     """Inches that the legend takes."""
-    return 0.4 + LETTER * max((len(name) for name in (*names(read), CLIPPED)))
+    return 0.4 + LETTER * max(len(name) for name in (*names(read), CLIPPED))
 
 
 def methods(read: Sequence[Scored]) -> int:

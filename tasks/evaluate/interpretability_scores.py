@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -12,13 +12,12 @@ from jaxtyping import Float
 from storage.tables import read_table
 from tasks.cells import named
 from tasks.evaluate.interpretability import SCORES
+from tasks.evaluate.results import correlation
 from tasks.random_model import RANDOM_WEIGHTS
 from tasks.study_tables import Row
 
 MOMENTS = ("density", "skew", "kurtosis")
 PENALTIES = ("alpha", "l1_coefficient", "coefficient")
-FEWEST = 3
-"""Features that a test needs."""
 
 
 class Scored(NamedTuple):
@@ -60,15 +59,8 @@ def is_sparse(row: Row) -> bool:
     return all(row["params"].get(name) != 0 for name in PENALTIES) and RANDOM_WEIGHTS not in row["model"]
 
 
-def spearman(
-    x: Float[np.ndarray, " features"], y: Float[np.ndarray, " features"]
-) -> tuple[float | None, float | None, int]:
-    """Correlation of ranks, its p-value, and of how many pairs; None where undefined."""
-    from scipy import stats
-
+def spearman(x: Float[np.ndarray, " features"], y: Float[np.ndarray, " features"]) -> tuple[float | None, int]:
+    """Correlation of ranks, and of how many pairs, those with a NaN left out; None where undefined."""
     there = ~np.isnan(x) & ~np.isnan(y)
-    x, y = x[there], y[there]
-    if len(x) < FEWEST or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return None, None, len(x)
-    found: Any = stats.spearmanr(x, y)
-    return float(found.statistic), float(found.pvalue), len(x)
+    found = correlation(x[there].tolist(), y[there].tolist())
+    return None if found is None else found.rank, int(there.sum())
