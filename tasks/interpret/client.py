@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.caching import artifacts
 from tasks.errors import ExperimentError
-from tasks.interpret.budget import Budget, BudgetSpent, Usage
+from tasks.interpret.budget import Budget, Usage
 from tasks.interpret.ledger import Clock, Ledger
 from tasks.interpret.pace import Pace
 from tasks.interpret.replies import Replies, Request
@@ -199,7 +199,7 @@ async def all_of(coroutines: Iterable[Any]) -> list[Any]:
     results = await asyncio.gather(*coroutines, return_exceptions=True)
     errors = [result for result in results if isinstance(result, BaseException)]
     if errors:
-        raise next((error for error in errors if not isinstance(error, BudgetSpent)), errors[0])
+        raise errors[0]
     return results
 
 

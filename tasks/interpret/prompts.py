@@ -195,7 +195,7 @@ def _passages(passages: Sequence[tuple[Sequence[str], Sequence[int]]]) -> str:
     ]
     rows = [row for texts, values in passages for row in zip(texts, values, strict=True)]
     active = [f"{quoted(text)}\t{level}" for text, level in rows if level > 0]
-    if len(active) < SPARSE * len(rows):
+    if 0 < len(active) < SPARSE * len(rows):
         parts.append("Of these, above 0:\n" + "\n".join(active))
     return "\n\n".join(parts)
 

@@ -8,7 +8,10 @@ prompts, as a model would have to.
 import hashlib
 import json
 import math
+import os
 import re
+import socket
+import struct
 import threading
 import time
 from collections import Counter
@@ -132,7 +135,9 @@ def loopback(**settings: Any) -> Iterator[Server]:
 
         def respond(self, body: dict[str, Any], fault: Any) -> None:
             if fault == "reset":
-                self.connection.close()
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                os.close(self.connection.detach())
+                self.close_connection = True
                 return
             if fault == "silence":
                 time.sleep(1.0)
@@ -181,7 +186,7 @@ def chat(server: Server, body: dict[str, Any]) -> dict[str, Any]:
     tokens: list[tuple[str, dict[str, float]]]
     if "Complete the sentence" in system:
         found = re.search(r'" unit_(\d+)"', question)
-        tokens = [(f'"planted {found[1]}."\n' if found else "something", {})]
+        tokens = [(f'"planted {found[1]}"\n' if found else "something", {})]
     elif "how strongly the unit responds" in system:
         tokens = simulated(question, server.merges)
     elif "the intruder" in system:

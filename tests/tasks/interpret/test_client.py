@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,7 @@ def ask(*numbers: int) -> Callable[[Client], Any]:
     ("fault", "waited"),
     [
         ((429, {"Retry_After": "7"}), 7),
-        ((503, {"Retry_After": "Wed, 21 Oct 2015 07:28:09 GMT", "Date": "Wed, 21 Oct 2015 07:28:00 GMT"}), 9),
+        ((503, {"Retry_After": "in 9 seconds"}), 9),
         ((500, {}), None),
         ((408, {}), None),
         ("reset", None),
@@ -47,7 +49,12 @@ def ask(*numbers: int) -> Callable[[Client], Any]:
     ],
 )
 def test_what_may_pass_is_tried_again(fault: Any, waited: float | None, use: Callable[..., Any], clock: FastClock):
-    with loopback(fault=lambda number, body: fault if number < 2 else None) as server:
+    def twice(number: int, body: dict[str, Any]) -> Any:
+        if waited == 9:
+            fault[1]["Retry_After"] = formatdate(time.time() + 9, usegmt=True)
+        return fault if number < 2 else None
+
+    with loopback(fault=twice) as server:
         (reply,) = use(server, ask(0))
     assert reply["choices"][0]["message"]["content"] == "1"
     assert len(server.times) == 3
@@ -59,24 +66,29 @@ def test_what_may_pass_is_tried_again(fault: Any, waited: float | None, use: Cal
 
 
 def test_a_request_that_never_works_is_given_up_with_its_reason(use: Callable[..., Any], clock: FastClock):
-    with loopback(fault=lambda number, body: (500, {})) as server, pytest.raises(NoReply, match="6 tries.*fault 500"):
+    with loopback(fault=lambda number, body: (500, {})) as server, pytest.raises(NoReply, match=r"6 tries.*fault 500"):
         use(server, ask(0))
     assert len(server.times) == TRIES
     assert max(clock.waits) <= LONGEST_WAIT
 
 
 def test_what_is_refused_is_not_tried_again(use: Callable[..., Any]):
-    with loopback(fault=lambda number, body: (400, {})) as server, pytest.raises(NoReply, match="refused.*fault 400"):
+    with loopback(fault=lambda number, body: (400, {})) as server, pytest.raises(NoReply, match=r"refused.*fault 400"):
         use(server, ask(0))
     assert len(server.times) == 1
 
 
 def test_a_server_that_is_gone_ends_the_run(use: Callable[..., Any]):
+    async def all_in_vain(client: Client) -> None:
+        for number in range(50):
+            with suppress(NoReply):
+                await client.ask(request(number))
+
     with (
         loopback(fault=lambda number, body: "reset") as server,
         pytest.raises(ServerError, match="answers nothing any more"),
     ):
-        use(server, ask(*range(50)), concurrency=1)
+        use(server, all_in_vain)
     assert len(server.times) == TRIES * IN_VAIN
 
 
@@ -135,12 +147,12 @@ asyncio.run(main())
 """
 
 
-def test_a_run_that_was_killed_pays_for_nothing_twice(home: Path, tmp_path: Path):
+@pytest.mark.slow
+def test_a_run_that_was_killed_pays_for_nothing_twice(use: Callable[..., Any], home: Path, tmp_path: Path):
     command = [sys.executable, "-c", IN_A_PROCESS]
     environment = {**os.environ, "SAEFLOW_HOME": str(home)}
     with loopback(slow=0.02) as server:
-        arguments = [server.url, str(tmp_path / "ledger.json")]
-        running = subprocess.Popen(command + arguments, env=environment)
+        running = subprocess.Popen([*command, server.url, str(tmp_path / "ledger.json")], env=environment)
         while sum(server.asked.values()) < 15 and running.poll() is None:
             time.sleep(0.005)
         running.send_signal(signal.SIGKILL)
@@ -149,7 +161,7 @@ def test_a_run_that_was_killed_pays_for_nothing_twice(home: Path, tmp_path: Path
         kept = len(list((home / "replies").glob("*.json")))
         before = sum(server.asked.values())
         assert 12 <= kept <= before < 40
-        subprocess.run(command + arguments, env=environment, check=True)
+        use(server, ask(*range(40)))
         assert len(server.asked) == 40
         assert sum(server.asked.values()) == 40 + before - kept, "only what was under way is asked again"
         assert before - kept <= 2
@@ -161,11 +173,9 @@ def test_a_budget_of_tokens_ends_the_run_and_the_next_one_goes_on(use: Callable[
         while True:
             runs += 1
             (home / "spending" / "test.json").unlink(missing_ok=True)  # another run
-            try:
-                use(server, ask(*range(20)), budget_tokens=200, concurrency=4)
+            with suppress(BudgetSpent):
+                use(server, ask(*range(20)), budget_tokens=100, concurrency=4)
                 break
-            except BudgetSpent as error:
-                assert "budget_tokens is 200" in str(error)
             assert len(list((home / "replies").glob("*"))) == sum(server.asked.values()), "what was under way ended"
         assert sum(server.asked.values()) == 20
     assert 2 < runs < 8
@@ -176,12 +186,10 @@ def test_a_budget_of_money_counts_what_models_cost(use: Callable[..., Any], home
     with loopback() as server, pytest.raises(BudgetSpent, match=r"budget_currency is 150, and .* is spent"):
         use(server, ask(*range(20)), budget_currency=150, prices=prices, concurrency=1)
     (spent,) = [json.loads(path.read_text()) for path in (home / "spending").iterdir()]
-    # 11 tokens for the messages and 1 for the answer, as the server counts them.
-    asked = sum(server.asked.values())
-    assert asked > 1
-    assert spent["tokens used"] == 12 * asked
-    assert spent["cost"] == pytest.approx(13 * asked)
-    assert 150 - 13 - 8 - 32 < spent["cost"] <= 150
+    read = [len(json.dumps(json.loads(body)["messages"])) // 4 for body in server.asked]
+    assert spent["tokens used"] == sum(read) + len(read), "as the server counts them: each answer is one token"
+    assert spent["cost"] == pytest.approx(sum(read) + 2 * len(read))
+    assert 100 < spent["cost"] <= 150
 
 
 def test_a_budget_of_money_needs_the_price_of_every_model():
@@ -234,7 +242,7 @@ def test_a_wrong_key_is_said_and_not_repeated(home: Path, monkeypatch: pytest.Mo
 
 
 def test_an_unknown_model_is_said_with_those_there_are(home: Path):
-    with loopback() as server, pytest.raises(ServerError, match="no model 'gpt-9'. It has explaining, scoring"):
+    with loopback() as server, pytest.raises(ServerError, match=r"no model 'gpt-9'\. It has explaining, scoring"):
         check(spec(server, scorer="gpt-9"), Access(), [])
 
 
@@ -255,7 +263,7 @@ def test_a_check_finds_how_the_server_is_asked(home: Path):
 
 def test_addresses_hold_no_secrets_and_the_environment_names_the_server(monkeypatch: pytest.MonkeyPatch):
     for url in ("http://me:secret@here/v1", "https://here/v1?key=secret", "here/v1", "ftp://here"):
-        with pytest.raises(ValueError, match="base_url|no address"):
+        with pytest.raises(ValueError, match=r"base_url|no address"):
             spec(type("S", (), {"url": url})())
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1/")
     resolved = spec(type("S", (), {"url": None})()).resolved()
