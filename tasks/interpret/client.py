@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from openai import APIConnectionError, APIError, APIStatusError
 
 TRIES = 6
+PROBES = 2
 FIRST_WAIT = 1.0
 LONGEST_WAIT = 60.0
 """Seconds between tries: doubled each time, and drawn from the upper half, so that not all come back together."""
 LONGEST_RETRY_AFTER = 300.0
 """A server that sends us away for longer means a quota of hours or days."""
+LONGEST_GREETING = 10.0
 IN_VAIN = 5
 """Requests in a row that were given up, after which the server counts as gone."""
 TOKENS_OF_A_MESSAGE = 4
@@ -63,6 +65,7 @@ class Client:
         self._slots = asyncio.Semaphore(access.concurrency)
         self._ended: ExperimentError | None = None
         self._in_vain = 0
+        self._models: list[str] | None = None
 
     async def __aenter__(self) -> "Client":
         from openai import AsyncOpenAI  # most of a second, for those who ask a server
@@ -76,8 +79,11 @@ class Client:
     async def __aexit__(self, *raised: object) -> None:
         await self._openai.close()
 
-    async def ask(self, request: Request, tries: int = TRIES) -> dict[str, Any]:
-        """The reply to a request, from disk if it was ever answered. Raises NoReply, ServerError or BudgetSpent."""
+    async def ask(self, request: Request, probe: bool = False) -> dict[str, Any]:
+        """The reply to a request, from disk if it was ever answered. Raises NoReply, ServerError or BudgetSpent.
+
+        A probe finds out what the server can do: it is tried less often, and a server that is not there ends all.
+        """
         if (kept := self.replies.find(request)) is not None:
             return kept
         async with self._slots:
@@ -85,7 +91,7 @@ class Client:
             if self._ended is not None:
                 raise self._ended
             try:
-                reply = await self._ask(request, tries)
+                reply = await self._ask(request, probe)
             except ExperimentError as error:
                 self._ended = error
                 raise
@@ -97,29 +103,30 @@ class Client:
         texts = request.texts()
         return Usage(sum(map(self.count_tokens, texts)) + TOKENS_OF_A_MESSAGE * len(texts), request.body["max_tokens"])
 
-    async def models(self) -> list[str] | None:
-        """What the server says that it has; None where it does not say. Raises ServerError."""
+    async def reach(self) -> None:
+        """See that the server is there, and what models it says that it has. Raises ServerError."""
         from openai import APIConnectionError, APIError, APIStatusError
 
         try:
-            answer = await self._openai.with_options(
-                timeout=min(self.access.timeout, 10)
-            ).models.with_raw_response.list()
-            entries = _json(answer.http_response.text)["data"]
-            return [entry["id"] for entry in entries]
+            patient = self._openai.with_options(timeout=min(self.access.timeout, LONGEST_GREETING))
+            answer = await patient.models.with_raw_response.list()
+            self._models = [entry["id"] for entry in _json(answer.http_response.text)["data"]]
         except APIStatusError as error:
             if error.status_code in (401, 403):
                 raise self._refused(error) from None
-            return None
         except APIConnectionError as error:
             raise self._unreachable(error) from None
         except (APIError, ValueError, KeyError, TypeError):
-            return None
+            pass  # not every server has such a list
 
-    async def _ask(self, request: Request, tries: int) -> dict[str, Any]:
+    def offers(self) -> str:
+        """The models of the server, to follow a message; nothing where it does not say."""
+        return "" if self._models is None else f" It has {', '.join(self._models[:10]) or 'none'}."
+
+    async def _ask(self, request: Request, probe: bool) -> dict[str, Any]:
         from openai import APIConnectionError, APIStatusError
 
-        most, reason = self.most(request), ""
+        most, reason, tries = self.most(request), "", PROBES if probe else TRIES
         for number in range(1, tries + 1):
             await self.pace.wait(sum(most))
             self.budget.reserve(request.model, most)
@@ -139,13 +146,15 @@ class Client:
             except APIConnectionError as error:
                 # A time-out may have been paid: it stays counted.
                 used, reason = most if _timed_out(error) else used, self._told(error)
+                if probe and number == tries:
+                    raise self._unreachable(error) from None
             except ValueError as error:
                 used, reason = most, f"no reply of the protocol: {error}"
             finally:
                 self.budget.settle(request.model, most, used)
             if number < tries:
                 await self.clock.sleep(wait if wait is not None else _back_off(number))
-        self._in_vain += tries == TRIES  # with fewer it is only being found out what the server can do
+        self._in_vain += not probe
         if self._in_vain >= IN_VAIN:
             raise ServerError(
                 f"{self.base_url} answers nothing any more; the last time: {reason}. What was answered is kept: "
@@ -163,15 +172,15 @@ class Client:
         return reply
 
     def _end_if_final(self, request: Request, error: "APIStatusError") -> None:
+        told = self._told(error)
         if error.status_code in (401, 403):
             raise self._refused(error) from None
-        told = self._told(error)
         # Completions of a model that only chats are refused with a 404 too, and that is no end.
         unknown = error.code == "model_not_found" or (
             request.endpoint == "chat/completions" and "model" in told.lower()
         )
         if error.status_code == 404 and unknown:
-            raise ServerError(f"{self.base_url} does not know the model {request.model!r} ({told}).") from None
+            raise ServerError(f"{self.base_url} has no model {request.model!r} ({told}).{self.offers()}") from None
         if error.code == "insufficient_quota":
             raise ServerError(f"{self.base_url}: the account has nothing left ({told}).") from None
 

@@ -39,5 +39,7 @@ async def explain(client: Client, model: str, fragments: FeatureFragments, contr
 def sentence(answer: Answer) -> str | None:
     """The explanation in an answer: its first line of text, without quotes and the words it was to go on from."""
     lines = (" ".join(line.split()) for line in answer.text.splitlines())
-    text = next((line for line in lines if line), "").strip("\"'` ")
+    text = next((line for line in lines if line), "")
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'`":
+        text = text[1:-1].strip()
     return text.removeprefix("This unit responds to").strip() or None

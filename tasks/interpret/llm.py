@@ -13,7 +13,7 @@ from tasks.interpret.intruder import Intruders, find_intruders, intruder_request
 from tasks.interpret.judgements import Judged
 from tasks.interpret.ledger import Clock, ledger_of_this_run
 from tasks.interpret.modes import ABILITIES, Ability, chat_request, find_ability, remembered_ability
-from tasks.interpret.prompts import Message, version
+from tasks.interpret.prompts import version
 from tasks.interpret.replies import Request
 from tasks.interpret.servers import Access, Mode, ServerSpec, credentials
 from tasks.interpret.simulate import Simulated, simulate, simulate_request
@@ -83,17 +83,15 @@ def check(server: ServerSpec, access: Access, scorers: Sequence[Scorer], clock: 
 
     async def see() -> Abilities:
         async with _client(server, access, len, clock) as client:
-            known = await client.models()
-            for model in (server.explainer, server.scorer):
-                if known is not None and model not in known:
-                    told = ", ".join(known[:10]) or "none"
-                    raise ServerError(f"{client.base_url} has no model {model!r}. It has {told}.")
-            try:
-                # Some servers list their models to anybody: the key is tried with the shortest question.
-                question: list[Message] = [{"role": "user", "content": "Say 1."}]
-                await client.ask(chat_request(server.explainer, question, 1), tries=2)
-            except NoReply as error:
-                raise ServerError(f"{client.base_url} does not chat with {server.explainer!r}: {error}") from None
+            await client.reach()
+            for model in dict.fromkeys((server.explainer, server.scorer)):
+                try:
+                    # The shortest question decides. Some servers list their models to anybody, whatever the key, and
+                    # some answer for models that they do not list.
+                    await client.ask(chat_request(model, [{"role": "user", "content": "Say 1."}], 1), probe=True)
+                except NoReply as error:
+                    told = f"{client.base_url} does not chat with {model!r}: {error}.{client.offers()}"
+                    raise ServerError(told) from None
             return await _abilities(client, server, scorers)
 
     return asyncio.run(see())

@@ -17,7 +17,6 @@ from tasks.interpret.servers import Mode
 
 DIGITS = "0123456789"
 PROMPT = f"Count on, one number a line.\n1\n2\n3\n4\n{UNKNOWN}"
-TRIES = 2
 
 
 class Ability(NamedTuple):
@@ -65,7 +64,7 @@ async def find_ability(client: Client, model: str, modes: Collection[Mode]) -> A
     told = []
     for ability in (ability for ability in ABILITIES if ability.mode in modes):
         try:
-            if _shown(await client.ask(_probe(model, ability), TRIES), ability):
+            if _shown(await client.ask(_probe(model, ability), probe=True), ability):
                 return ability
             told.append(f"{ability}: none in its answer")
         except NoReply as error:

@@ -30,13 +30,15 @@ ROW = re.compile(r"^[ \t]*(\d+)[ \t]+(\d+)[ \t\r]*$", re.MULTILINE)
 
 
 class Simulated(NamedTuple):
-    """The values of one fragment; null where there is none, and then `reason` says why."""
+    """The values of one fragment."""
 
     values: tuple[float | None, ...]
+    """Of each token; null where there is none."""
     mode: Mode
     covered: float | None
     """Probability of all digits together, averaged; null where there are no probabilities."""
     reason: str | None
+    """What was wrong with the answer, or why there is none: always there where a value is null."""
 
 
 def simulate_request(model: str, explanation: str, fragment: Fragment, ability: Ability) -> Request:
@@ -49,9 +51,9 @@ def simulate_request(model: str, explanation: str, fragment: Fragment, ability: 
 
 async def simulate(
     client: Client, model: str, explanation: str, fragments: Sequence[Fragment], ability: Ability
-) -> list[Simulated]:
+) -> tuple[Simulated, ...]:
     """The values of each fragment, asked for side by side."""
-    return await all_of(_simulate(client, model, explanation, fragment, ability) for fragment in fragments)
+    return tuple(await all_of(_simulate(client, model, explanation, fragment, ability) for fragment in fragments))
 
 
 async def _simulate(client: Client, model: str, explanation: str, fragment: Fragment, ability: Ability) -> Simulated:

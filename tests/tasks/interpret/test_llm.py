@@ -180,6 +180,8 @@ def test_a_feature_without_fragments_is_null_with_a_reason(home: Path, clock: Fa
     [
         ("words about cats", "words about cats"),
         ('\n\n"This unit responds to  names of\tcats."\nAnd more.', "names of cats."),
+        ("what follows 'than'", "what follows 'than'"),
+        ("'", "'"),
         ("  \n ", None),
     ],
 )

@@ -21,14 +21,14 @@ MODES: dict[Mode, dict[str, Any]] = {
 FEATURES = planted_features(4, length=64)
 
 
-def correlation(features: Any, simulated: list[list[Simulated]]) -> float:
+def correlation(features: Any, simulated: list[tuple[Simulated, ...]]) -> float:
     true = [a for feature in features for fragment in (*feature.top, *feature.random) for a in fragment.activations]
     values = [value for fragments in simulated for one in fragments for value in one.values]
     return float(np.corrcoef(true, values)[0, 1])
 
 
 def simulated(client: Client, ability: Ability, shift: int = 0) -> Any:
-    async def run() -> list[list[Simulated]]:
+    async def run() -> list[tuple[Simulated, ...]]:
         return [
             await simulate(
                 client, "scoring", f"planted {(f.feature + shift) % len(FEATURES)}", [*f.top, *f.random], ability
@@ -39,7 +39,9 @@ def simulated(client: Client, ability: Ability, shift: int = 0) -> Any:
     return run()
 
 
-async def scored(client: Client, modes: Any) -> tuple[Ability, list[list[Simulated]], list[list[Simulated]]]:
+async def scored(
+    client: Client, modes: Any
+) -> tuple[Ability, list[tuple[Simulated, ...]], list[tuple[Simulated, ...]]]:
     ability = await find_ability(client, "scoring", modes)
     return ability, await simulated(client, ability), await simulated(client, ability, shift=1)
 
