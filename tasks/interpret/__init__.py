@@ -4,6 +4,7 @@
     explain.py              a sentence, from a model on a server
     simulate.py             the activations that the sentence lets a model expect
     detect.py, intruder.py  yes-or-no questions about the sentence, and about the fragments alone
+    interpreted.py          what comes of it, whoever explains and scores
     llm.py                  all of these for many features: `check`, `estimate`, `interpret`
 
     servers.py              which server, which models, how fast and for how much

@@ -15,12 +15,11 @@ from collections.abc import Callable, Iterable
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
-from tasks.caching import artifacts
 from tasks.errors import ExperimentError
 from tasks.interpret.budget import Budget, Usage
 from tasks.interpret.ledger import Clock, Ledger
 from tasks.interpret.pace import Pace
-from tasks.interpret.replies import Replies, Request
+from tasks.interpret.replies import Request, replies_of
 from tasks.interpret.servers import Access, Credentials
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ class Client:
     ) -> None:
         self.base_url, self._key = credentials
         self.access, self.count_tokens, self.clock = access, count_tokens, clock
-        self.replies = Replies(artifacts().home_location.child("replies"), self.base_url)
+        self.replies = replies_of(self.base_url)
         self.budget = Budget(ledger, access)
         self.pace = Pace(ledger, access.requests_per_minute, access.tokens_per_minute, clock)
         self._slots = asyncio.Semaphore(access.concurrency)
@@ -82,7 +81,7 @@ class Client:
     async def ask(self, request: Request, probe: bool = False) -> dict[str, Any]:
         """The reply to a request, from disk if it was ever answered. Raises NoReply, ServerError or BudgetSpent.
 
-        A probe finds out what the server can do: it is tried less often, and a server that is not there ends all.
+        A probe finds out what the server can do: it is refused sooner, and where it gets no answer all ends.
         """
         if (kept := self.replies.find(request)) is not None:
             return kept
@@ -97,11 +96,6 @@ class Client:
                 raise
             await asyncio.to_thread(self.replies.keep, request, reply)
             return reply
-
-    def most(self, request: Request) -> Usage:
-        """The most tokens that a request can use, by estimate."""
-        texts = request.texts()
-        return Usage(sum(map(self.count_tokens, texts)) + TOKENS_OF_A_MESSAGE * len(texts), request.body["max_tokens"])
 
     async def reach(self) -> None:
         """See that the server is there, and what models it says that it has. Raises ServerError."""
@@ -126,8 +120,8 @@ class Client:
     async def _ask(self, request: Request, probe: bool) -> dict[str, Any]:
         from openai import APIConnectionError, APIStatusError
 
-        most, reason, tries = self.most(request), "", PROBES if probe else TRIES
-        for number in range(1, tries + 1):
+        most, reason = most_used(request, self.count_tokens), ""
+        for number in range(1, TRIES + 1):
             await self.pace.wait(sum(most))
             self.budget.reserve(request.model, most)
             used, wait = Usage(0, 0), None
@@ -141,26 +135,27 @@ class Client:
                 reason, wait = self._told(error), _retry_after(error)
                 if wait is not None and wait > LONGEST_RETRY_AFTER:
                     raise ServerError(f"{self.base_url} asks to come back in {wait:,.0f} s: {reason}") from None
-                if not _may_pass(error):
+                # Some servers have a 500 for what they cannot do, too.
+                if not _may_pass(error) or (probe and number == PROBES and error.status_code >= 500):
                     raise NoReply(f"the server refused: {reason}") from None
             except APIConnectionError as error:
                 # A time-out may have been paid: it stays counted.
                 used, reason = most if _timed_out(error) else used, self._told(error)
-                if probe and number == tries:
+                if probe and number == PROBES:
                     raise self._unreachable(error) from None
             except ValueError as error:
                 used, reason = most, f"no reply of the protocol: {error}"
             finally:
                 self.budget.settle(request.model, most, used)
-            if number < tries:
+            if number < TRIES:
                 await self.clock.sleep(wait if wait is not None else _back_off(number))
-        self._in_vain += not probe
-        if self._in_vain >= IN_VAIN:
+        self._in_vain += 1
+        if probe or self._in_vain >= IN_VAIN:
             raise ServerError(
                 f"{self.base_url} answers nothing any more; the last time: {reason}. What was answered is kept: "
                 "another run goes on from there."
             )
-        raise NoReply(f"no answer in {tries} tries; the last time: {reason}")
+        raise NoReply(f"no answer in {TRIES} tries; the last time: {reason}")
 
     async def _send(self, request: Request) -> dict[str, Any]:
         """One try. Raises the errors of the openai client, and ValueError for what is no reply."""
@@ -201,6 +196,12 @@ class Client:
         cause = f": {error.__cause__}" if error.__cause__ else ""
         told = " ".join(f"{error.message}{cause}".split())[:300]
         return told.replace(self._key, "…") if len(self._key) > 4 else told
+
+
+def most_used(request: Request, count_tokens: CountTokens) -> Usage:
+    """The most tokens that a request can use, by estimate."""
+    texts = request.texts()
+    return Usage(sum(map(count_tokens, texts)) + TOKENS_OF_A_MESSAGE * len(texts), request.body["max_tokens"])
 
 
 async def all_of(coroutines: Iterable[Any]) -> list[Any]:

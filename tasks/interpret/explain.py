@@ -1,23 +1,15 @@
 """Explain a feature in a sentence, from the fragments in which it is strongest."""
 
-from typing import NamedTuple
-
 from tasks.interpret.answers import Answer
 from tasks.interpret.asking import ask_twice
 from tasks.interpret.client import Client
 from tasks.interpret.fragments import FeatureFragments
+from tasks.interpret.interpreted import Explanation
 from tasks.interpret.modes import chat_request
 from tasks.interpret.prompts import explain_messages
 from tasks.interpret.replies import Request
 
 MAX_TOKENS = 60
-
-
-class Explanation(NamedTuple):
-    """What a feature responds to; `text` is null where `reason` says why."""
-
-    text: str | None
-    reason: str | None
 
 
 def explain_request(model: str, fragments: FeatureFragments, contrastive: bool) -> Request:

@@ -15,6 +15,7 @@ from tasks.interpret.asking import ask_twice
 from tasks.interpret.client import Client, all_of
 from tasks.interpret.detect import anywhere, strong
 from tasks.interpret.fragments import FeatureFragments
+from tasks.interpret.judgements import Found
 from tasks.interpret.modes import chat_request
 from tasks.interpret.prompts import intruder_messages
 from tasks.interpret.replies import Request
@@ -29,15 +30,6 @@ class Trial(NamedTuple):
     texts: tuple[tuple[str, ...], ...]
     marks: tuple[frozenset[int], ...]
     intruder: int
-
-
-class Intruders(NamedTuple):
-    """The share of intruders found, of the trials that were answered; null where `reason` says why."""
-
-    share: float | None
-    answered: int
-    asked: int
-    reason: str | None
 
 
 def trials(fragments: FeatureFragments, seed: int) -> list[Trial]:
@@ -64,13 +56,11 @@ def intruder_requests(model: str, fragments: FeatureFragments, seed: int) -> lis
     ]
 
 
-async def find_intruders(client: Client, model: str, fragments: FeatureFragments, seed: int) -> Intruders:
+async def find_intruders(client: Client, model: str, fragments: FeatureFragments, seed: int) -> Found:
     """Ask for the intruder of every trial."""
     asked = trials(fragments, seed)
     if not asked:
-        return Intruders(
-            None, 0, 0, f"there are not {ACTIVE} fragments in which it fires and one in which it is silent"
-        )
+        return Found(None, 0, 0, f"there are not {ACTIVE} fragments in which it fires and one in which it is silent")
     answers = await all_of(
         ask_twice(client, request, _number, "That is no number from 1 to 5.")
         for request in intruder_requests(model, fragments, seed)
@@ -78,7 +68,7 @@ async def find_intruders(client: Client, model: str, fragments: FeatureFragments
     found = [said == trial.intruder for trial, (said, _) in zip(asked, answers, strict=True) if said is not None]
     reasons = [reason for _, reason in answers if reason]
     reason = f"{len(reasons)} of {len(asked)} answers missing: {reasons[0]}" if reasons else None
-    return Intruders(sum(found) / len(found) if found else None, len(found), len(asked), reason)
+    return Found(sum(found) / len(found) if found else None, len(found), len(asked), reason)
 
 
 def _number(answer: Answer) -> int | None:

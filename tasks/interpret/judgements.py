@@ -1,4 +1,4 @@
-"""Yes or no, of one thing after another, and how often it was right."""
+"""Yes or no, of one text after another, or which of them; and how often it was right."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -23,6 +23,15 @@ class Judged(NamedTuple):
     """Probability that a yes was given a larger probability than a no; null without probabilities."""
     answered: int
     """How many of the texts."""
+    asked: int
+    reason: str | None
+
+
+class Found(NamedTuple):
+    """The share of intruders found, of the trials that were answered; null where `reason` says why."""
+
+    share: float | None
+    answered: int
     asked: int
     reason: str | None
 

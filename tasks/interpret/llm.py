@@ -1,22 +1,23 @@
 """Explain and score features by asking a server: `check` first, `estimate` what it costs, `interpret`."""
 
 import asyncio
+import sys
 from collections.abc import Collection, Coroutine, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 from tasks.interpret.answers import chat_answer
-from tasks.interpret.client import Client, CountTokens, NoReply, ServerError, all_of
+from tasks.interpret.client import Client, CountTokens, NoReply, ServerError, all_of, most_used
 from tasks.interpret.detect import detect, detect_requests
-from tasks.interpret.explain import Explanation, explain, explain_request, sentence
+from tasks.interpret.explain import explain, explain_request, sentence
 from tasks.interpret.fragments import FeatureFragments
-from tasks.interpret.intruder import Intruders, find_intruders, intruder_requests
-from tasks.interpret.judgements import Judged
+from tasks.interpret.interpreted import Interpreted
+from tasks.interpret.intruder import find_intruders, intruder_requests
 from tasks.interpret.ledger import Clock, ledger_of_this_run
 from tasks.interpret.modes import ABILITIES, Ability, chat_request, find_ability, remembered_ability
 from tasks.interpret.prompts import version
-from tasks.interpret.replies import Request
-from tasks.interpret.servers import Access, Mode, ServerSpec, credentials
-from tasks.interpret.simulate import Simulated, simulate, simulate_request
+from tasks.interpret.replies import Replies, Request, replies_of
+from tasks.interpret.servers import OPENAI, Access, Mode, ServerSpec, credentials
+from tasks.interpret.simulate import simulate, simulate_request
 from tasks.progress import Progress
 
 Explainer = Literal["llm", "contrastive"]
@@ -24,21 +25,6 @@ Scorer = Literal["simulation", "detection", "fuzzing", "intruder"]
 
 TYPICAL = "words and names that have to do with one subject, or stand in one place of a sentence"
 """In the place of an explanation that is not written yet, where its length matters."""
-
-
-class Interpreted(NamedTuple):
-    """A feature's explanation, and what each scorer that was asked for made of it; None for the others.
-
-    Without an explanation only intruders are scored: simulation, detection and fuzzing are None then.
-    """
-
-    feature: int
-    explanation: Explanation
-    simulated: tuple[Simulated, ...] | None
-    """Of the top fragments and then the random ones."""
-    detection: Judged | None
-    fuzzing: Judged | None
-    intruder: Intruders | None
 
 
 class Abilities(NamedTuple):
@@ -81,8 +67,10 @@ def check(server: ServerSpec, access: Access, scorers: Sequence[Scorer], clock: 
     mode that it does not have.
     """
 
+    client = _client(server, access, len, clock)
+
     async def see() -> Abilities:
-        async with _client(server, access, len, clock) as client:
+        async with client:
             await client.reach()
             for model in dict.fromkeys((server.explainer, server.scorer)):
                 try:
@@ -112,9 +100,13 @@ def interpret(
     Raises ServerError or BudgetSpent when it cannot go on. What was answered by then is found again by the next run.
     """
 
+    client = _client(server, access, count_tokens, clock)
+
     async def run() -> Interpretation:
-        async with _client(server, access, count_tokens, clock) as client:
+        async with client:
             abilities = await _abilities(client, server, scorers)
+            told = estimate(features, explainer, scorers, server, access, count_tokens, seed)
+            print(f"interpret  {told}", file=sys.stderr, flush=True)
             with Progress("interpret", len(features), "features") as progress:
 
                 async def one(fragments: FeatureFragments) -> Interpreted:
@@ -141,23 +133,20 @@ def estimate(
 
     Until the server has shown what it can do, it is taken to give the log-probabilities of what it writes.
     """
-    client = _client(server, access, count_tokens, None)
+    replies = replies_of(server.resolved().base_url or OPENAI)
     abilities = Abilities(
         *(
-            remembered_ability(client.replies, server.scorer, modes)
-            or next(ability for ability in ABILITIES if ability.mode in modes and ability.mode != "prompt_logprobs")
-            if modes
-            else None
+            remembered_ability(replies, server.scorer, modes) or _assumed(modes) if modes else None
             for modes in _modes(server, scorers)
         )
     )
     requests = [
         request
         for fragments in features
-        for request in _requests(client, fragments, explainer, scorers, server, abilities, seed)
-        if client.replies.find(request) is None
+        for request in _requests(replies, fragments, explainer, scorers, server, abilities, seed)
+        if replies.find(request) is None
     ]
-    usages = [client.most(request) for request in requests]
+    usages = [most_used(request, count_tokens) for request in requests]
     costs = [access.cost(request.model, *usage) for request, usage in zip(requests, usages, strict=True)]
     known = [cost for cost in costs if cost is not None]
     return Estimate(
@@ -180,6 +169,11 @@ def _modes(server: ServerSpec, scorers: Sequence[Scorer]) -> tuple[Collection[Mo
         simulation if "simulation" in scorers else (),
         chat if "detection" in scorers or "fuzzing" in scorers else (),
     )
+
+
+def _assumed(modes: Collection[Mode]) -> Ability:
+    mode = "generated_logprobs" if "generated_logprobs" in modes else next(iter(modes))
+    return next(ability for ability in ABILITIES if ability.mode == mode)
 
 
 async def _abilities(client: Client, server: ServerSpec, scorers: Sequence[Scorer]) -> Abilities:
@@ -214,7 +208,7 @@ async def _interpret(
 
 
 def _requests(
-    client: Client,
+    replies: Replies,
     fragments: FeatureFragments,
     explainer: Explainer,
     scorers: Sequence[Scorer],
@@ -231,7 +225,7 @@ def _requests(
         return
     request = explain_request(server.explainer, fragments, contrastive)
     yield request
-    reply = client.replies.find(request)
+    reply = replies.find(request)
     explanation = (sentence(chat_answer(reply)) if reply else None) or TYPICAL
     if abilities.simulation is not None:
         for fragment in (*fragments.top, *fragments.random):

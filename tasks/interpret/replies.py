@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from storage.locations import Location
 from storage.records import canonical_json, pack_readable_record, unpack_record
+from tasks.caching import artifacts
 
 
 class Request(NamedTuple):
@@ -49,3 +50,8 @@ class Replies:
     def _name(self, request: Request) -> str:
         question = {"base_url": self.base_url, **request._asdict()}
         return f"{hashlib.sha256(canonical_json(question)).hexdigest()[:32]}.json"
+
+
+def replies_of(base_url: str) -> Replies:
+    """Those of a server in this home."""
+    return Replies(artifacts().home_location.child("replies"), base_url)

@@ -12,12 +12,12 @@ read off at question marks behind the tokens of a prompt (prompt_logprobs) or at
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from tasks.interpret.answers import Answer, chat_answer, prompt_answer
 from tasks.interpret.asking import repaired
 from tasks.interpret.client import Client, NoReply, all_of
 from tasks.interpret.fragments import Fragment
+from tasks.interpret.interpreted import Simulated
 from tasks.interpret.modes import DIGITS, Ability, chat_request, prompt_request
 from tasks.interpret.prompts import simulate_messages, simulate_prompt
 from tasks.interpret.replies import Request
@@ -27,18 +27,6 @@ TOKENS_OF_A_ROW = 8
 """A number of up to three digits, a tab, a digit and a newline, at their longest."""
 
 ROW = re.compile(r"^[ \t]*(\d+)[ \t]+(\d+)[ \t\r]*$", re.MULTILINE)
-
-
-class Simulated(NamedTuple):
-    """The values of one fragment."""
-
-    values: tuple[float | None, ...]
-    """Of each token; null where there is none."""
-    mode: Mode
-    covered: float | None
-    """Probability of all digits together, averaged; null where there are no probabilities."""
-    reason: str | None
-    """What was wrong with the answer, or why there is none: always there where a value is null."""
 
 
 def simulate_request(model: str, explanation: str, fragment: Fragment, ability: Ability) -> Request:

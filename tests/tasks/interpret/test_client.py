@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.blocks.system import Secret
 
 from tasks.errors import ExperimentError
 from tasks.interpret.budget import BudgetSpent
@@ -272,3 +273,13 @@ def test_addresses_hold_no_secrets_and_the_environment_names_the_server(monkeypa
     resolved = spec(type("S", (), {"url": None})()).resolved()
     assert resolved.base_url == "http://127.0.0.1:9/v1"
     assert KEY not in repr(credentials(resolved, Access()))
+
+
+def test_the_key_may_be_in_a_secret_block(prefect_server: str, home: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    Secret(value=KEY).save("interpreting", overwrite=True)  # pyright: ignore[reportUnusedCoroutine]
+    with loopback() as server:
+        check(spec(server), Access(secret="interpreting"), [])
+        with pytest.raises(ExperimentError, match="no Secret block 'other'"):
+            check(spec(server), Access(secret="other"), [])
+    assert server.seen_keys == {KEY}

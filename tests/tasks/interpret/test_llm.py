@@ -13,7 +13,7 @@ from tasks.interpret.budget import BudgetSpent
 from tasks.interpret.client import ServerError
 from tasks.interpret.explain import sentence
 from tasks.interpret.llm import Estimate, Interpretation, Scorer, check, estimate, interpret
-from tasks.interpret.servers import Access, Price
+from tasks.interpret.servers import Access, Price, ServerSpec
 from tests.tasks.interpret.conftest import FastClock, spec, words
 from tests.tasks.interpret.loopback_server import Server, loopback, planted_features
 
@@ -157,6 +157,13 @@ def test_the_estimate_is_what_is_asked(home: Path, clock: FastClock):
         assert told.cost == pytest.approx((told.input_tokens + 2 * told.output_tokens) / 1e6)
         assert estimate(FEATURES, "llm", ALL, spec(server), access, words, seed=0) == Estimate(0, 0, 0, 0.0)
     assert "as the subject's tokenizer counts them; at most " in str(told)
+
+
+@pytest.mark.parametrize("mode", ["prompt_logprobs", "generated_logprobs", "text", "auto"])
+def test_an_estimate_needs_neither_a_server_nor_a_key(mode: str, home: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    server = ServerSpec.model_validate({"explainer": "explaining", "scorer": "scoring", "mode": mode})
+    assert estimate(FEATURES, "llm", ALL, server, Access(), words, seed=0).requests == 6 * (1 + 10 + 2 + 2 + 1)
 
 
 def test_where_prices_are_missing_the_estimate_has_no_cost(home: Path):

@@ -8,9 +8,10 @@ import pytest
 
 from tasks.interpret.answers import Answer, Choice
 from tasks.interpret.client import Client, ServerError
+from tasks.interpret.interpreted import Simulated
 from tasks.interpret.modes import ABILITIES, Ability, find_ability
 from tasks.interpret.servers import Mode
-from tasks.interpret.simulate import Simulated, digit_places, simulate
+from tasks.interpret.simulate import digit_places, simulate
 from tests.tasks.interpret.loopback_server import COVERED, loopback, planted_features
 
 MODES: dict[Mode, dict[str, Any]] = {
@@ -78,6 +79,15 @@ def test_what_a_server_can_do_is_found_out_by_asking(settings: Any, ability: Abi
         found, right, _ = use(server, lambda client: scored(client, tuple(MODES)))
     assert found == ability
     assert correlation(FEATURES, right) > 0.99
+
+
+def test_a_server_that_is_busy_is_not_taken_for_one_that_cannot(use: Callable[..., Any]):
+    def busy(number: int, body: dict[str, Any]) -> Any:
+        return (429, {}) if number < 4 else None
+
+    with loopback(echo=True, fault=busy) as server:
+        ability = use(server, lambda client: find_ability(client, "scoring", tuple(MODES)))
+    assert ability.mode == "prompt_logprobs"
 
 
 def test_a_mode_that_the_server_does_not_have_is_said(use: Callable[..., Any]):
