@@ -20,6 +20,7 @@ from tasks.evaluate.labelled_text import LocatedData
 from tasks.evaluation_specs import CircuitSpec, InterpretabilitySpec, PatternSpec, ProbingSpec, SteeringSpec
 from tasks.feature_tables import SHOWN
 from tasks.harvest import store_layout
+from tasks.interpret.llm import check as check_server
 from tasks.language_model import ModelDescription, prepare_model
 from tasks.loggers import check_loggers
 from tasks.pattern_matches import compile_pattern
@@ -78,6 +79,8 @@ def prepare(config: ExperimentConfig) -> Prepared:
             compile_pattern(spec.pattern)
         if isinstance(spec, InterpretabilitySpec):
             check_fragments(config, spec)
+            if spec.server is not None:
+                check_server(spec.server, config.compute.access, spec.scorers)
     labelled = {spec.data: labelled_text.locate(spec) for spec in config.evaluations if isinstance(spec, ProbingSpec)}
     jobs = len(config.hook_points) * (len(config.dictionaries) + len(config.baselines))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -224,7 +224,7 @@ class Walk:
         """The dictionaries' interpretability side by side, for each way in which it was asked."""
         for spec in self.config.evaluations:
             if isinstance(spec, InterpretabilitySpec):
-                those = tuple(made.ref for made in self.evaluated if made.job.inputs.get("spec") == spec)
+                those = tuple(made.ref for made in self.evaluated if made.job.inputs.get("spec") == spec.resolved())
                 inputs = {"names": tuple(map(str, those)), "evaluations": those}
                 self.one("evaluate", f"compare {title(spec)}", compare_interpretability, **inputs)
 

@@ -123,7 +123,7 @@ def _step(spec: EvaluationSpec, prepared: Prepared) -> tuple[Step[...], dict[str
         case SteeringSpec():
             return evaluate_steering, {"model": None, "tokens": None, "spec": spec}
         case InterpretabilitySpec():
-            return evaluate_interpretability, {"model": None, "tokens": None, "spec": spec}
+            return evaluate_interpretability, {"model": None, "tokens": None, "spec": spec.resolved()}
         case CircuitSpec():
             raise TypeError("a circuit is of several dictionaries")
 

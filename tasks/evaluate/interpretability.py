@@ -15,6 +15,9 @@ The protocol of Bills et al. (2023), as Cunningham et al. (2023) used it. Of eac
     scores.parquet       every feature with its explanation, its scores, and its statistics on the held-out text
     simulations.parquet  true and simulated activation of every token that was scored
 
+Where a server is asked (tasks.interpret.llm), `detection` and `fuzzing` are balanced accuracies and `intruder` is the
+share of intruders found; `abilities` says how the server gave probabilities, `prompts` holds hashes of what it was told.
+
 A feature without an explanation, or whose score is undefined, counts in no mean; why it has none stands in the table.
 
 Shapes: F fragments, P tokens a fragment.
@@ -23,9 +26,9 @@ Shapes: F fragments, P tokens a fragment.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -45,20 +48,30 @@ from tasks.evaluation_specs import InterpretabilitySpec
 from tasks.features import FEATURES
 from tasks.interpret.fragments import FeatureFragments, FragmentReader, choose
 from tasks.interpret.interpreted import Interpreted
+from tasks.interpret.judgements import Judged
+from tasks.interpret.llm import interpret
 from tasks.interpret.token_lookup import look_up
 from tasks.language_model import load_tokenizer
 from tasks.pattern_matches import token_bytes
-from tasks.progress import Progress
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SCORES = "scores.parquet"
 
 COLUMNS = {
-    "score": "correlation of simulated with true activations, on top and random fragments; mean over features",
-    "score_clipped": "the same with negative activations as 0",
-    "score_top": "on the top fragments alone",
-    "score_random": "on the random fragments alone",
-    "scored": "features that have a score",
+    "simulation": {
+        "score": "correlation of simulated with true activations, on top and random fragments; mean over features",
+        "score_clipped": "the same with negative activations as 0",
+        "score_top": "on the top fragments alone",
+        "score_random": "on the random fragments alone",
+        "scored": "features that have a score",
+    },
+    "detection": {"detection": "balanced accuracy of telling fragments in which the feature fires; mean over features"},
+    "fuzzing": {"fuzzing": "balanced accuracy of telling right marks from wrong ones; mean over features"},
+    "intruder": {"intruder": "share of the fragments found that do not belong to the others; mean over features"},
 }
+"""Of each scorer."""
 
 SUBSETS = ("", "_top", "_random")
 CLIPS = ("", "_clipped")
@@ -87,7 +100,8 @@ def evaluate_interpretability(
     compute.apply()
     source = artifacts().path(features)
     tokens_SP = np.asarray(token_rows(tokens, "held_out")[:])
-    spelling = token_bytes(load_tokenizer(model), np.unique(tokens_SP).tolist())
+    tokenizer = load_tokenizer(model)
+    spelling = token_bytes(tokenizer, np.unique(tokens_SP).tolist())
     texts = {token: piece.decode(errors="replace") for token, piece in spelling.items()}
     chosen, enough = choose(source, spec.features, spec.seed)
     reader = FragmentReader(source, hook_point, tokens_SP, texts, spec.fragment_length, spec.seed)
@@ -97,31 +111,40 @@ def evaluate_interpretability(
     )
     rows: list[Values] = []
     simulations: list[pa.Table] = []
-    with Progress(f"interpretability {hook_point}", len(chosen), "features") as progress:
-        for known, (fragments, interpreted) in zip(statistics, interpret(spec, reader.read(chosen)), strict=True):
-            rows.append({**known, **scored(fragments, interpreted, spec.seed)})
-            simulations.append(simulation_table(fragments, interpreted))
-            progress.add(1)
+    pairs, asked = interpreted_by(spec, reader.read(chosen), compute, tokenizer)
+    for known, (fragments, interpreted) in zip(statistics, pairs, strict=True):
+        rows.append({**known, **scored(fragments, interpreted, spec)})
+        simulations.append(simulation_table(fragments, interpreted))
     write_table(place / SCORES, rows)
     table = pa.concat_tables(simulations) if simulations else pa.table({})
     write_table(place / "simulations.parquet", dict(zip(table.column_names, table.columns, strict=True)))
 
-    values, intervals, undefined = means(rows, enough)
-    write_metrics(place, "interpretability", COLUMNS, values, intervals, undefined)
-    return {"features": len(rows), "scored": values["scored"]}
+    values, intervals, undefined = means(rows, enough, spec)
+    columns = {name: meaning for scorer in spec.scorers for name, meaning in COLUMNS[scorer].items()}
+    write_metrics(place, "interpretability", columns, {**values, **asked}, intervals, undefined)
+    return {"features": len(rows)}
 
 
-def interpret(
-    spec: InterpretabilitySpec, features: Iterable[FeatureFragments]
-) -> Iterator[tuple[FeatureFragments, Interpreted]]:
-    """What the explainer of the spec makes of each feature."""
-    match spec.explainer:
-        case "token_lookup":
-            for fragments in features:
-                yield fragments, look_up(fragments)
+def interpreted_by(
+    spec: InterpretabilitySpec,
+    features: Iterator[FeatureFragments],
+    compute: Compute,
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[Iterator[tuple[FeatureFragments, Interpreted]], Values]:
+    """What the explainer and the scorers of the spec make of each feature, and how a server was asked."""
+    if spec.server is None or spec.explainer == "token_lookup":
+        return ((fragments, look_up(fragments)) for fragments in features), {}
+    several = list(features)
+
+    def count_tokens(text: str) -> int:
+        return len(tokenizer.encode(text, add_special_tokens=False))
+
+    found = interpret(several, spec.explainer, spec.scorers, spec.server, compute.access, count_tokens, spec.seed)
+    abilities = {name: ability and ability._asdict() for name, ability in found.abilities._asdict().items()}
+    return zip(several, found.features, strict=True), {"abilities": abilities, "prompts": found.prompts}
 
 
-def scored(fragments: FeatureFragments, interpreted: Interpreted, seed: int) -> Values:
+def scored(fragments: FeatureFragments, interpreted: Interpreted, spec: InterpretabilitySpec) -> Values:
     """A row of `scores.parquet`, but for the feature's statistics."""
     explanation, simulated = interpreted.explanation, interpreted.simulated or ()
     true_FP = torch.tensor([fragment.activations for fragment in (*fragments.top, *fragments.random)])
@@ -139,10 +162,26 @@ def scored(fragments: FeatureFragments, interpreted: Interpreted, seed: int) -> 
     for subset, part in parts.items():
         for clip in CLIPS:
             x_FP, y_FP = (values[part].relu() if clip else values[part] for values in (true_FP, simulated_FP))
-            found = score(x_FP, y_FP, seeded_generator("bootstrap", seed, fragments.feature))
+            found = score(x_FP, y_FP, seeded_generator("bootstrap", spec.seed, fragments.feature))
             row |= told(f"score{subset}{clip}", found)
             if subset == clip == "":
                 row |= {"slope": found.slope, "intercept": found.intercept, "tokens": found.tokens}
+    return row | judged(interpreted, spec)
+
+
+def judged(interpreted: Interpreted, spec: InterpretabilitySpec) -> Values:
+    """The scores of yes-or-no questions in a row of `scores.parquet`."""
+    row: Values = {}
+    for name in spec.scorers:
+        if name == "simulation":
+            continue
+        found = getattr(interpreted, name)
+        reason = interpreted.explanation.reason if found is None else found.reason
+        if isinstance(found, Judged):
+            row |= {name: found.balanced_accuracy, f"{name}_f1": found.f1, f"{name}_auc": found.auc}
+        else:
+            row[name] = None if found is None else found.share
+        row[f"{name}_undefined"] = None if row[name] is not None else reason
     return row
 
 
@@ -187,17 +226,23 @@ def simulation_table(fragments: FeatureFragments, interpreted: Interpreted) -> p
     )
 
 
-def means(rows: Sequence[Values], enough: int) -> tuple[Values, dict[str, Interval], dict[str, str]]:
+def means(
+    rows: Sequence[Values], enough: int, spec: InterpretabilitySpec
+) -> tuple[Values, dict[str, Interval], dict[str, str]]:
     """Values, intervals and what is undefined, of all features together."""
-    names = [f"score{subset}{clip}" for subset in SUBSETS for clip in CLIPS]
     values: Values = {
         "enough_fragments": enough,
         "features": len(rows),
-        "scored": sum(row["score"] is not None for row in rows),
-        "without_score": dict(Counter(why_none(row) for row in rows if row["score"] is None)),
-        "modes": dict(Counter(row["mode"] for row in rows if row["mode"] is not None)),
         "density": sum(row["density"] for row in rows) / len(rows) if rows else None,
     }
+    names = [name for name in spec.scorers if name != "simulation"]
+    if "simulation" in spec.scorers:
+        names = [f"score{subset}{clip}" for subset in SUBSETS for clip in CLIPS] + names
+        values |= {
+            "scored": sum(row["score"] is not None for row in rows),
+            "without_score": dict(Counter(why_none(row) for row in rows if row["score"] is None)),
+            "modes": dict(Counter(row["mode"] for row in rows if row["mode"] is not None)),
+        }
     intervals: dict[str, Interval] = {}
     undefined = {} if rows else {"density": "no feature fires in enough fragments"}
     for name in names:

@@ -20,6 +20,7 @@ from tasks.features import read_features
 from tasks.specs import RowFilter
 from tests.conftest import WORDS
 from tests.tasks.conftest import EMBEDDING
+from tests.tasks.interpret.loopback_server import KEY, loopback
 from tests.tasks.test_features import LENGTH
 from tests.tasks.test_pattern import reader, saved
 
@@ -77,5 +78,32 @@ def test_random_directions_are_explained_worse(harvested: dict[str, Any]):
 def test_features_that_never_fire_give_nothing_and_say_so(harvested: dict[str, Any]):
     metrics, _ = evaluated(harvested, reader(torch.eye(32)[:3], bias=-1e6))
     assert metrics["scored"] == 0
-    assert all(metrics[name] is None for name in COLUMNS if name != "scored")
+    assert all(metrics[name] is None for name in COLUMNS["simulation"] if name != "scored")
     assert metrics["undefined"]["score"] == "no feature fires in enough fragments"
+
+
+@pytest.mark.parametrize("behaves", [True, False])
+def test_a_server_explains_and_scores_and_what_it_does_not_answer_is_null(
+    harvested: dict[str, Any], monkeypatch: pytest.MonkeyPatch, behaves: bool
+):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+    def broken(reply: dict[str, Any]) -> None:
+        if not behaves:
+            reply["choices"][0] = {"message": {"content": None}, "finish_reason": "content_filter"}
+
+    with loopback() as server:
+        server.spoil = broken
+        metrics, place = evaluated(
+            harvested, single_tokens(harvested), explainer="llm", scorers=("simulation", "detection", "intruder"),
+            server={"explainer": "explaining", "scorer": "scoring", "base_url": server.url, "mode": "text"}, features=3,
+        )  # fmt: skip
+    rows = read_table(place / "scores.parquet").to_pylist()
+    assert len(rows) == metrics["features"] == 3
+    for name in ("score", "detection", "intruder"):
+        assert all(row[name] is not None or row[f"{name}_undefined"] or row["missing"] for row in rows)
+        assert metrics[name] is not None or metrics["undefined"][name]
+    assert set(metrics["prompts"]) == {"llm", "simulation", "detection", "intruder"}
+    if not behaves:
+        assert metrics["scored"] == 0
+        assert metrics["score"] is metrics["detection"] is None
