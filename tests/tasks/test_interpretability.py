@@ -88,12 +88,10 @@ def test_a_server_explains_and_scores_and_what_it_does_not_answer_is_null(
 ):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
-    def broken(reply: dict[str, Any]) -> None:
-        if not behaves:
-            reply["choices"][0] = {"message": {"content": None}, "finish_reason": "content_filter"}
+    def refused(reply: dict[str, Any]) -> None:
+        reply["choices"][0] = {"message": {"content": None}, "finish_reason": "content_filter"}
 
-    with loopback() as server:
-        server.spoil = broken
+    with loopback(fault=lambda number, body: None if behaves else refused) as server:
         metrics, place = evaluated(
             harvested, single_tokens(harvested), explainer="llm", scorers=("simulation", "detection", "intruder"),
             server={"explainer": "explaining", "scorer": "scoring", "base_url": server.url, "mode": "text"}, features=3,
