@@ -107,6 +107,7 @@ def prepare(config: ExperimentConfig) -> Prepared:
             threads=threads,
             loggers=config.compute.loggers,
             resident_bytes=int(config.compute.resident_gib * 2**30),
+            access=config.compute.access,
         ),
         compute_harvest=Compute(
             device=device,

@@ -7,7 +7,7 @@
     interpreted.py          what comes of it, whoever explains and scores
     llm.py                  all of these for many features: `check`, `estimate`, `interpret`
 
-    servers.py              which server, which models, how fast and for how much
+    servers.py, access.py   which server and which models; how fast and for how much
     client.py               the requests: pace, budget, retries, and every reply kept on disk
     modes.py                what a server can do; found out by asking
     prompts.py, answers.py  what is sent, and what comes back

@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 from tasks.errors import ExperimentError
+from tasks.interpret.access import Access
 from tasks.interpret.ledger import Ledger
-from tasks.interpret.servers import Access
 
 
 class BudgetSpent(ExperimentError):

@@ -16,11 +16,12 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import ExperimentError
+from tasks.interpret.access import Access
 from tasks.interpret.budget import Budget, Usage
 from tasks.interpret.ledger import Clock, Ledger
 from tasks.interpret.pace import Pace
 from tasks.interpret.replies import Request, replies_of
-from tasks.interpret.servers import Access, Credentials
+from tasks.interpret.servers import Credentials
 
 if TYPE_CHECKING:
     from openai import APIConnectionError, APIError, APIStatusError

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Collection, Coroutine, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
+from tasks.interpret.access import Access
 from tasks.interpret.answers import chat_answer
 from tasks.interpret.client import Client, CountTokens, NoReply, ServerError, all_of, most_used
 from tasks.interpret.detect import detect, detect_requests
@@ -16,7 +17,7 @@ from tasks.interpret.ledger import Clock, ledger_of_this_run
 from tasks.interpret.modes import ABILITIES, Ability, chat_request, find_ability, remembered_ability
 from tasks.interpret.prompts import version
 from tasks.interpret.replies import Replies, Request, replies_of
-from tasks.interpret.servers import OPENAI, Access, Mode, ServerSpec, credentials
+from tasks.interpret.servers import OPENAI, Mode, ServerSpec, credentials
 from tasks.interpret.simulate import simulate, simulate_request
 from tasks.progress import Progress
 

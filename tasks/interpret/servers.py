@@ -1,7 +1,7 @@
 """Which server is asked, and how: any that speaks OpenAI's protocol.
 
-What is asked of which model enters the keys of what comes of it (`ServerSpec`); how fast it is asked, who pays and how
-much does not (`Access`). The key itself comes from $OPENAI_API_KEY or from a Prefect Secret block, and goes nowhere but
+What is asked of which model enters the keys of what comes of it; how fast, and for how much, does not
+(tasks.interpret.access). The key itself comes from $OPENAI_API_KEY or from a Prefect Secret block, and goes nowhere but
 into the header of a request.
 """
 
@@ -9,9 +9,10 @@ import os
 from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from tasks.errors import ExperimentError
+from tasks.interpret.access import Access
 from tasks.specs import Spec
 
 OPENAI = "https://api.openai.com/v1"
@@ -51,44 +52,6 @@ class ServerSpec(Spec, title="Server"):
         """The same with the address that is meant, so that what comes of it is not taken for another server's."""
         address = self.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI
         return ServerSpec.model_validate({**self.model_dump(), "base_url": address})
-
-
-class Price(Spec):
-    """What a model costs, in whatever currency the budget is in."""
-
-    model: str = Field(min_length=1)
-    input: float = Field(ge=0, description="For a million tokens that it reads.")
-    output: float = Field(ge=0, description="For a million tokens that it writes.")
-
-
-class Access(Spec, title="Access to the server"):
-    """How fast a server is asked, who pays, and how much."""
-
-    concurrency: int = Field(default=8, ge=1, description="Requests under way at once, for each dictionary evaluated.")
-    timeout: float = Field(default=120, gt=0, description="Seconds until a request counts as unanswered.")
-    requests_per_minute: int | None = Field(default=None, ge=1, description="Of the whole run; empty is no limit.")
-    tokens_per_minute: int | None = Field(default=None, ge=1, description="Read and written; empty is no limit.")
-    prices: tuple[Price, ...] = ()
-    budget_tokens: int | None = Field(
-        default=None, ge=1, description="Tokens that a run may use, read and written; the next run may use as many."
-    )
-    budget_currency: float | None = Field(default=None, gt=0, description="What a run may cost; needs `prices`.")
-    secret: str | None = Field(
-        default=None, min_length=1, description="A Prefect Secret block with the key; empty takes $OPENAI_API_KEY."
-    )
-
-    @model_validator(mode="after")
-    def check_prices(self) -> "Access":
-        if self.budget_currency is not None and not self.prices:
-            raise ValueError("budget_currency needs prices of the models")
-        return self
-
-    def cost(self, model: str, input_tokens: int, output_tokens: int) -> float | None:
-        """What so many tokens cost; None where the model has no price."""
-        price = next((price for price in self.prices if price.model == model), None)
-        if price is None:
-            return None
-        return (input_tokens * price.input + output_tokens * price.output) / 1e6
 
 
 class Credentials(NamedTuple):

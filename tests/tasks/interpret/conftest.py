@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from tasks.interpret.access import Access
 from tasks.interpret.client import Client
 from tasks.interpret.ledger import Clock, Ledger
-from tasks.interpret.servers import Access, ServerSpec, credentials
+from tasks.interpret.servers import ServerSpec, credentials
 from tests.tasks.interpret.loopback_server import KEY, Server
 
 

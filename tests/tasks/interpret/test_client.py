@@ -17,6 +17,7 @@ import pytest
 from prefect.blocks.system import Secret
 
 from tasks.errors import ExperimentError
+from tasks.interpret.access import Access, Price
 from tasks.interpret.budget import BudgetSpent
 from tasks.interpret.client import IN_VAIN, LONGEST_WAIT, TRIES, Client, NoReply, ServerError, all_of
 from tasks.interpret.ledger import Ledger
@@ -24,7 +25,7 @@ from tasks.interpret.llm import check
 from tasks.interpret.modes import chat_request
 from tasks.interpret.pace import Pace
 from tasks.interpret.replies import Request
-from tasks.interpret.servers import Access, Price, credentials
+from tasks.interpret.servers import credentials
 from tests.tasks.interpret.conftest import FastClock, spec
 from tests.tasks.interpret.loopback_server import KEY, loopback
 
@@ -134,7 +135,8 @@ import asyncio, sys
 from pathlib import Path
 from tasks.interpret.client import Client, all_of
 from tasks.interpret.ledger import Clock, Ledger
-from tasks.interpret.servers import Access, credentials
+from tasks.interpret.access import Access
+from tasks.interpret.servers import credentials
 from tests.tasks.interpret.conftest import spec, words
 from tests.tasks.interpret.loopback_server import Server
 from tests.tasks.interpret.test_client import request

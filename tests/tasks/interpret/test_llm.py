@@ -8,12 +8,13 @@ from typing import Any, get_args
 
 import pytest
 
+from tasks.interpret.access import Access, Price
 from tasks.interpret.answers import Answer
 from tasks.interpret.budget import BudgetSpent
 from tasks.interpret.client import ServerError
 from tasks.interpret.explain import sentence
 from tasks.interpret.llm import Estimate, Interpretation, Scorer, check, estimate, interpret
-from tasks.interpret.servers import Access, Price, ServerSpec
+from tasks.interpret.servers import ServerSpec
 from tests.tasks.interpret.conftest import FastClock, spec, words
 from tests.tasks.interpret.loopback_server import Server, loopback, planted_features
 

@@ -10,9 +10,10 @@ import pytest
 
 from tasks import language_model
 from tasks.caching import artifacts
+from tasks.interpret.access import Access
 from tasks.interpret.fragments import FeatureFragments, Fragment
 from tasks.interpret.llm import check, interpret
-from tasks.interpret.servers import Access, ServerSpec
+from tasks.interpret.servers import ServerSpec
 from tasks.specs import ModelSpec
 from tests.flows.ports import free_ports
 from tests.flows.services import process, wait_until
