@@ -15,8 +15,8 @@ The protocol of Bills et al. (2023), as Cunningham et al. (2023) used it. Of eac
     scores.parquet       every feature with its explanation, its scores, and its statistics on the held-out text
     simulations.parquet  true and simulated activation of every token that was scored
 
-Where a server is asked (tasks.interpret.llm), `detection` and `fuzzing` are balanced accuracies and `intruder` is the
-share of intruders found; `abilities` says how the server gave probabilities, `prompts` holds hashes of what it was told.
+Where a server is asked (tasks.interpret.llm), `detection` and `fuzzing` are balanced accuracies, `intruder` is a
+share of intruders found, `abilities` how the server gave probabilities, and `prompts` holds hashes of what it was told.
 
 A feature without an explanation, or whose score is undefined, counts in no mean; why it has none stands in the table.
 

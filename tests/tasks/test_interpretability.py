@@ -93,15 +93,15 @@ def test_a_server_explains_and_scores_and_what_it_does_not_answer_is_null(
 
     with loopback(fault=lambda number, body: None if behaves else refused) as server:
         metrics, place = evaluated(
-            harvested, single_tokens(harvested), explainer="llm", scorers=("simulation", "detection", "intruder"),
+            harvested, single_tokens(harvested), explainer="llm", scorers=("simulation", "detection"),
             server={"explainer": "explaining", "scorer": "scoring", "base_url": server.url, "mode": "text"}, features=3,
         )  # fmt: skip
     rows = read_table(place / "scores.parquet").to_pylist()
     assert len(rows) == metrics["features"] == 3
-    for name in ("score", "detection", "intruder"):
+    for name in ("score", "detection"):
         assert all(row[name] is not None or row[f"{name}_undefined"] or row["missing"] for row in rows)
         assert metrics[name] is not None or metrics["undefined"][name]
-    assert set(metrics["prompts"]) == {"llm", "simulation", "detection", "intruder"}
+    assert set(metrics["prompts"]) == {"llm", "simulation", "detection"}
     if not behaves:
         assert metrics["scored"] == 0
         assert metrics["score"] is metrics["detection"] is None
