@@ -39,8 +39,9 @@ def draw_means(read: Sequence[Scored], file: Path) -> None:
                     continue
                 mean = scores.mean()
                 low, high = over_seeds(scores.tolist()) or (mean, mean)
+                beside = 0 if filled else 0.25 / methods(read)
                 axes.errorbar(
-                    at, mean, yerr=[[mean - low], [high - mean]], color=colour, marker=marker, markersize=5,
+                    at + beside, mean, yerr=[[mean - low], [high - mean]], color=colour, marker=marker, markersize=5,
                     markerfacecolor=colour if filled else "white", capsize=2, linewidth=1,
                 )  # fmt: skip
         by_layer(axes, read)
