@@ -64,7 +64,9 @@ def tokens_of_study(inputs: Mapping[str, Any]) -> float:
         case SteeringSpec() as spec:
             return 2.0 * len(spec.strengths) * spec.samples * spec.new_tokens
         case _:
-            return 4.0 * inputs["max_tokens"]  # faithfulness: clean, and three replacements
+            return 4.0 * inputs.get(
+                "max_tokens", 0
+            )  # faithfulness: clean, and three replacements; others need no model
 
 
 def operations_per_second(dtype: str, device: str) -> float:

@@ -18,14 +18,18 @@ from tasks.errors import ExperimentError
 from tasks.evaluate import labelled_text
 from tasks.evaluate.labelled_text import LocatedData
 from tasks.evaluate.steering import prompt_of
-from tasks.evaluation_specs import CircuitSpec, PatternSpec, ProbingSpec, SteeringSpec
+from tasks.evaluation_specs import CircuitSpec, InterpretabilitySpec, PatternSpec, ProbingSpec, SteeringSpec
+from tasks.feature_tables import SHOWN
 from tasks.harvest import store_layout
+from tasks.interpret.llm import check as check_server
 from tasks.language_model import ModelDescription, layer_of, prepare_model
 from tasks.loggers import check_loggers
 from tasks.pattern_matches import compile_pattern
 from tasks.samples import check_sampling, find_samples, samples_of
-from tasks.specs import n_features
+from tasks.specs import BaselineSpec, DictionarySpec, n_features
 
+BYTES_OF_A_CODE = 8  # its place, and its value
+SPARSE_SHARE = 0.1  # of the features of an autoencoder that a penalty keeps sparse: a guess
 CHECKPOINT_COPIES = 4  # weights, two Adam moments, and the dictionary itself
 
 
@@ -98,6 +102,7 @@ def prepare(config: ExperimentConfig) -> Prepared:
             threads=threads,
             loggers=config.compute.loggers,
             resident_bytes=int(config.compute.resident_gib * 2**30),
+            access=config.compute.access,
         ),
         compute_harvest=Compute(
             device=device,
@@ -162,6 +167,10 @@ def check_evaluations(config: ExperimentConfig, model: ArtifactRef, told: ModelD
             prompt_of(spec, language_model.load_tokenizer(model), told)
         if isinstance(spec, CircuitSpec | SteeringSpec) and spec.feature is not None:
             check_feature(config, spec, spec.feature, told)
+        if isinstance(spec, InterpretabilitySpec):
+            check_fragments(config, spec)
+            if spec.server is not None:
+                check_server(spec.server, config.compute.access, spec.scorers)
 
 
 def check_feature(
@@ -176,6 +185,20 @@ def check_feature(
     if feature >= most:
         raise ExperimentError(
             f"{spec.evaluation}: there is no feature {feature}; no dictionary has more than {most:,}."
+        )
+
+
+def check_fragments(config: ExperimentConfig, spec: InterpretabilitySpec) -> None:
+    length, corpus = spec.fragment_length, config.corpus
+    if length > corpus.context_length:
+        raise ExperimentError(
+            f"interpretability: fragment_length is {length}, and rows have {corpus.context_length} tokens: raise "
+            "corpus.context_length, or lower fragment_length."
+        )
+    if corpus.held_out_tokens // length < SHOWN:
+        raise ExperimentError(
+            f"interpretability: corpus.held_out_tokens gives {corpus.held_out_tokens // length} fragments of {length} "
+            f"tokens, and a feature needs {SHOWN} in which it fires. Hold out more."
         )
 
 
@@ -206,7 +229,23 @@ def bytes_needed(config: ExperimentConfig, model: ModelDescription) -> dict[str,
         "tokens": sum(_rows(config)) * 2 * 4,
         "activations": models * sum(layout.bytes() for layout in layouts),
         "dictionary": features * 2 * 4 * CHECKPOINT_COPIES,
+        "features": models * BYTES_OF_A_CODE * _rows(config)[1] * _codes(config, model),
     }
+
+
+def _codes(config: ExperimentConfig, model: ModelDescription) -> int:
+    """Codes of a row that are kept, of all dictionaries whose features are read."""
+    read = {(spec.fragment_length, spec.seed) for spec in config.evaluations if isinstance(spec, InterpretabilitySpec)}
+    widths = [model.width(hook_point) for hook_point in config.hook_points]
+    specs = (*config.dictionaries, *config.baselines)
+    return len(read) * sum(round(active_features(spec, width)) for width in widths for spec in specs)
+
+
+def active_features(spec: DictionarySpec | BaselineSpec, width: int) -> float:
+    """How many features of a row are not zero, about."""
+    told = getattr(spec, "k", None) or getattr(spec, "target_l0", None)
+    penalised = any(getattr(spec, name, 0) for name in ("alpha", "l1_coefficient", "coefficient"))
+    return told or n_features(spec, width) * (SPARSE_SHARE if penalised else 1)
 
 
 def _rows(config: ExperimentConfig) -> tuple[int, int]:

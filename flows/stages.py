@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from flows.preflight import Prepared
-from flows.studies import Made, studies
+from flows.studies import Made, Reading, readings, studies, study_of, title
 from storage.artifacts import ArtifactRef
 from storage.errors import DamagedArtifact
 from tasks.baselines import fit_baseline
 from tasks.caching import Step
 from tasks.corpus import tokenize
 from tasks.errors import ExperimentError
+from tasks.evaluate.interpretability_comparison import compare_interpretability
 from tasks.evaluate.reconstruction import evaluate_reconstruction
+from tasks.evaluation_specs import InterpretabilitySpec
 from tasks.harvest import harvest
 from tasks.random_model import randomize_model
 from tasks.report import report
@@ -198,15 +200,37 @@ class Walk:
             for made in subject.made
         ]
         self.reconstructions = len(jobs)
+        features = self.features()
         for subject in self.subjects:
-            dictionaries = [
-                Made(made.job.name, made.job.inputs["hook_point"], made.job.about, made.ref)
-                for made in subject.made
-                if made.job.about is not None
-            ]
-            asked = studies(prepared, subject.model, self.tokens, subject.activations, dictionaries)
+            asked = studies(prepared, self.given(subject), dictionaries_of(subject), features)
             jobs += [Job("evaluate", *study) for study in asked]
         self.evaluated = self.together(jobs)
+        self.compare()
+
+    def features(self) -> dict[Reading, ArtifactRef | None]:
+        """What evaluations read of the dictionaries' features, made before them."""
+        read = [
+            (reading, subject)
+            for subject in self.subjects
+            for reading in readings(self.prepared, dictionaries_of(subject))
+        ]
+        jobs = [
+            Job("evaluate", *study_of(reading, self.prepared, self.given(subject)), reading.made.about)
+            for reading, subject in read
+        ]
+        return {reading: made.ref for (reading, _), made in zip(read, self.together(jobs), strict=True)}
+
+    def compare(self) -> None:
+        """The dictionaries' interpretability side by side, for each way in which it was asked."""
+        for spec in self.config.evaluations:
+            if isinstance(spec, InterpretabilitySpec):
+                those = tuple(made.ref for made in self.evaluated if made.job.inputs.get("spec") == spec.resolved())
+                inputs = {"names": tuple(map(str, those)), "evaluations": those}
+                self.one("evaluate", f"compare {title(spec)}", compare_interpretability, **inputs)
+
+    def given(self, subject: Subject) -> dict[str, ArtifactRef | None]:
+        """What steps read beside dictionaries."""
+        return {"model": subject.model, "tokens": self.tokens, "activations": subject.activations}
 
     def report(self) -> None:
         dictionaries = [made.ref for subject in self.subjects for made in subject.made]
@@ -221,6 +245,14 @@ class Walk:
             evaluations=tuple(evaluations[: self.reconstructions]),
             studies=tuple(evaluations[self.reconstructions :]),
         )
+
+
+def dictionaries_of(subject: Subject) -> list[Made]:
+    return [
+        Made(made.job.name, made.job.inputs["hook_point"], made.job.about, made.ref)
+        for made in subject.made
+        if made.job.about is not None
+    ]
 
 
 def look_up(jobs: Sequence[Job]) -> list[ArtifactRef | None]:

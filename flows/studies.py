@@ -1,6 +1,6 @@
 """The evaluations that an experiment asks for, beyond reconstruction, as steps with their inputs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from flows.preflight import Prepared
@@ -9,6 +9,7 @@ from tasks.caching import Step
 from tasks.evaluate.circuit import evaluate_circuit
 from tasks.evaluate.erasure import evaluate_erasure
 from tasks.evaluate.faithfulness import evaluate_faithfulness
+from tasks.evaluate.interpretability import evaluate_interpretability
 from tasks.evaluate.ioi import evaluate_ioi
 from tasks.evaluate.pattern import evaluate_pattern
 from tasks.evaluate.probing import evaluate_probing
@@ -18,11 +19,13 @@ from tasks.evaluation_specs import (
     ErasureSpec,
     EvaluationSpec,
     FaithfulnessSpec,
+    InterpretabilitySpec,
     IOISpec,
     PatternSpec,
     ProbingSpec,
     SteeringSpec,
 )
+from tasks.features import read_features
 from tasks.language_model import layer_of
 from tasks.specs import BaselineSpec, DictionarySpec
 
@@ -44,23 +47,60 @@ class Study(NamedTuple):
     inputs: dict[str, Any]
 
 
+class Reading(NamedTuple):
+    """The features of one dictionary, as evaluations read them."""
+
+    made: Made
+    fragment_length: int
+    seed: int
+
+
+def readings(prepared: Prepared, dictionaries: Sequence[Made]) -> list[Reading]:
+    """What evaluations read of the dictionaries' features, each once."""
+    read = [
+        Reading(made, spec.fragment_length, spec.seed)
+        for spec in prepared.config.evaluations
+        if isinstance(spec, InterpretabilitySpec)
+        for made in dictionaries
+    ]
+    return list(dict.fromkeys(read))
+
+
+def study_of(reading: Reading, prepared: Prepared, given: Mapping[str, ArtifactRef | None]) -> Study:
+    """The step that reads features."""
+    made = reading.made
+    inputs = {
+        **given,
+        "dictionary": made.ref,
+        "hook_point": made.hook_point,
+        "rows": prepared.config.training.rows,
+        "fragment_length": reading.fragment_length,
+        "seed": reading.seed,
+        "compute": prepared.compute,
+    }
+    return Study(f"features {made.name}", read_features, inputs)
+
+
 def studies(
     prepared: Prepared,
-    model: ArtifactRef | None,
-    tokens: ArtifactRef | None,
-    activations: ArtifactRef | None,
+    given: Mapping[str, ArtifactRef | None],
     dictionaries: Sequence[Made],
+    features: Mapping[Reading, ArtifactRef | None],
 ) -> Iterator[Study]:
-    """Every evaluation of the experiment, on every dictionary that was made of a model's activations."""
-    given = {"model": model, "tokens": tokens, "activations": activations}
+    """Every evaluation of the experiment, on every dictionary that was made of a model's activations.
+
+    Args:
+        given: `model`, `tokens` and `activations`.
+    """
     for spec in prepared.config.evaluations:
         if isinstance(spec, CircuitSpec):
             yield from _circuits(spec, prepared, given, dictionaries)
             continue
         step, inputs = _step(spec, prepared, given)
         for made in dictionaries:
+            own = {"features": features[Reading(made, spec.fragment_length, spec.seed)]} if isinstance(spec, InterpretabilitySpec) else {}
             at = {"dictionary": made.ref, "hook_point": made.hook_point, "compute": prepared.compute}
-            yield Study(f"{_title(spec)} {made.name}", step, {**inputs, **at})
+            yield Study(f"{title(spec)} {made.name}", step, {**inputs, **own, **at})
 
 
 def _step(spec: EvaluationSpec, prepared: Prepared, given: dict[str, Any]) -> tuple[Step[...], dict[str, Any]]:
@@ -81,12 +121,14 @@ def _step(spec: EvaluationSpec, prepared: Prepared, given: dict[str, Any]) -> tu
             return evaluate_probing, {**model, "data": prepared.labelled[spec.data], "spec": spec}
         case SteeringSpec():
             return evaluate_steering, {**model, **tokens, **rows, "spec": spec}
+        case InterpretabilitySpec():
+            return evaluate_interpretability, {**model, **tokens, "spec": spec.resolved()}
         case CircuitSpec():
             raise TypeError("a circuit is of several dictionaries")
 
 
 def _circuits(
-    spec: CircuitSpec, prepared: Prepared, given: dict[str, Any], dictionaries: Sequence[Made]
+    spec: CircuitSpec, prepared: Prepared, given: Mapping[str, ArtifactRef | None], dictionaries: Sequence[Made]
 ) -> Iterator[Study]:
     """One of each method, whose dictionaries stand in the order of their layers."""
     for about in dict.fromkeys(made.about for made in dictionaries):
@@ -102,9 +144,10 @@ def _circuits(
             "compute": prepared.compute,
         }
         name = layers[-1].name.replace(f" {layers[-1].hook_point}", "")
-        yield Study(f"{_title(spec)} {name}", evaluate_circuit, inputs)
+        yield Study(f"{title(spec)} {name}", evaluate_circuit, inputs)
 
 
-def _title(spec: EvaluationSpec) -> str:
-    about = getattr(spec, "pattern", None)
+def title(spec: EvaluationSpec) -> str:
+    """What its table is called."""
+    about = getattr(spec, "pattern", None) or getattr(spec, "explainer", None)
     return f"{spec.evaluation} {about}" if about else spec.evaluation

@@ -7,8 +7,10 @@
 Shapes: B rows, n features.
 """
 
+from typing import NamedTuple
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 MOST_FEATURES = 16_384
@@ -41,12 +43,41 @@ class Coactivation:
     def jaccard(self) -> Float[Tensor, "n n"]:
         """Rows with both active over rows with either, float64; NaN for two features that are never active."""
         active_n = self.counts_nn.diagonal()
-        return self.counts_nn / (active_n[:, None] + active_n - self.counts_nn)
+        return jaccard(self.counts_nn, active_n[:, None], active_n)
 
     def phi(self) -> Float[Tensor, "n n"]:
         """Correlation of the two activities in [−1, 1], float64; NaN for a feature that is active on no or every
         row."""
         active_n = self.counts_nn.diagonal()
-        deviation_n = (active_n * (self.rows - active_n)).sqrt()
-        covariance_nn = self.rows * self.counts_nn - torch.outer(active_n, active_n)
-        return covariance_nn / torch.outer(deviation_n, deviation_n)
+        return phi(self.counts_nn, active_n[:, None], active_n, self.rows)
+
+
+def jaccard(both: Tensor, active: Tensor, other_active: Tensor) -> Tensor:
+    """Of numbers of rows, all of one shape."""
+    return both / (active + other_active - both)
+
+
+def phi(both: Tensor, active: Tensor, other_active: Tensor, rows: int) -> Tensor:
+    """Of numbers of rows out of `rows`, all of one shape."""
+    deviations = (active * (rows - active)).sqrt() * (other_active * (rows - other_active)).sqrt()
+    return (rows * both - active * other_active) / deviations
+
+
+class Partners(NamedTuple):
+    """The features that some features are most often active with, by Jaccard, the first most; of those that never are
+    active with k others, the last ones have 0 rows together."""
+
+    feature: Int[Tensor, "b k"]
+    both: Float[Tensor, "b k"]
+    jaccard: Float[Tensor, "b k"]
+    phi: Float[Tensor, "b k"]
+
+
+def partners(counts_bn: Float[Tensor, "b n"], first: int, active_n: Float[Tensor, "n"], rows: int, k: int) -> Partners:
+    """Of the features from `first` on, given on how many of `rows` rows they are active with each other one."""
+    active_b1 = active_n[first : first + len(counts_bn), None]
+    share_bn = jaccard(counts_bn, active_b1, active_n).nan_to_num(0)
+    share_bn[range(len(share_bn)), range(first, first + len(share_bn))] = 0  # with itself
+    top = share_bn.topk(min(k, len(active_n)), dim=1)
+    both = counts_bn.gather(1, top.indices)
+    return Partners(top.indices, both, top.values, phi(both, active_b1, active_n[top.indices], rows))

@@ -11,6 +11,7 @@ import torch
 from prefect.concurrency.sync import concurrency
 from pydantic import BaseModel
 
+from tasks.interpret.access import Access
 from tasks.loggers import Logger
 
 GPU_SLOTS = "saeflow-gpu"
@@ -27,6 +28,8 @@ class Compute(BaseModel, frozen=True):
     resident_bytes: int = 0
     """Activations of up to this size stay in memory while a dictionary is trained on them."""
     loggers: tuple[Logger, ...] = ()
+    access: Access = Access()
+    """To the servers of language models."""
 
     def apply(self) -> None:
         """Set this process's thread count. Sums are ordered by thread, so the count is part of reproducibility."""

@@ -1,10 +1,11 @@
 """What an experiment's dictionaries are asked, one frozen model per evaluation (see tasks.specs)."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tasks.forms import Tabs
+from tasks.interpret.servers import ServerSpec
 from tasks.specs import Spec
 
 Seeds = Annotated[
@@ -130,8 +131,53 @@ class SteeringSpec(Spec):
     seed: int = Field(default=0, ge=0, description="Decides the texts.")
 
 
+class InterpretabilitySpec(Spec):
+    """Automatic interpretability: how well what is said of a feature predicts its activations."""
+
+    evaluation: Literal["interpretability"] = "interpretability"
+    explainer: Literal["token_lookup", "llm", "contrastive"] = Field(
+        default="token_lookup",
+        description="Who says what a feature responds to. token_lookup lists the tokens that it fires on, and needs no "
+        "language model; llm is a model on a server; contrastive shows that as well where the feature is silent.",
+    )
+    scorers: tuple[Literal["simulation", "detection", "fuzzing", "intruder"], ...] = Field(
+        default=("simulation",),
+        min_length=1,
+        description="What an explanation is put to: simulating activations; telling texts in which the feature fires "
+        "from others (detection), and right marks from wrong ones (fuzzing). intruder asks of the texts alone.",
+    )
+    server: ServerSpec | None = Field(default=None, description="The models that llm and contrastive ask.")
+    features: int | None = Field(
+        default=100,
+        gt=1,
+        description="Features of each dictionary, at random among those that fire in 20 fragments or more; empty takes "
+        "all of them.",
+    )
+    fragment_length: int = Field(default=64, ge=4, description="Tokens of a fragment.")
+    seed: int = Field(default=0, ge=0, description="Decides the features and the fragments.")
+
+    @model_validator(mode="after")
+    def _models_are_on_servers(self) -> Self:
+        if (self.server is None) != (self.explainer == "token_lookup"):
+            raise ValueError("explainer: llm and contrastive need a server, and token_lookup has none")
+        if self.explainer == "token_lookup" and self.scorers != ("simulation",):
+            raise ValueError("explainer: token_lookup is scored by simulation alone; the other scorers ask a model")
+        return self
+
+    def resolved(self) -> Self:
+        """The same with the address of the server that is meant."""
+        return self if self.server is None else self.model_copy(update={"server": self.server.resolved()})
+
+
 EvaluationSpec = Annotated[
-    FaithfulnessSpec | IOISpec | ErasureSpec | PatternSpec | CircuitSpec | ProbingSpec | SteeringSpec,
+    FaithfulnessSpec
+    | IOISpec
+    | ErasureSpec
+    | PatternSpec
+    | CircuitSpec
+    | ProbingSpec
+    | SteeringSpec
+    | InterpretabilitySpec,
     Field(discriminator="evaluation"),
     Tabs("evaluation"),
 ]

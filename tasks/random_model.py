@@ -14,6 +14,9 @@ from storage.artifacts import ArtifactRef
 from tasks.caching import step
 from tasks.language_model import description, load_plain, load_tokenizer
 
+RANDOM_WEIGHTS = "(random weights)"
+"""What stands behind the name of such a model."""
+
 
 @step(kind="model", code_version="1")
 def randomize_model(place: Path, model: ArtifactRef, seed: int) -> dict[str, Any]:
@@ -29,6 +32,6 @@ def randomize_model(place: Path, model: ArtifactRef, seed: int) -> dict[str, Any
     hf_model.save_pretrained(place / "weights")
     load_tokenizer(model).save_pretrained(place / "weights")
     weights = f"{told.weights}, random {seed}"
-    told = told.model_copy(update={"name": f"{told.name} (random weights)", "weights": weights})
+    told = told.model_copy(update={"name": f"{told.name} {RANDOM_WEIGHTS}", "weights": weights})
     (place / "description.json").write_text(told.model_dump_json(indent=1))
     return {"weights": "weights"}

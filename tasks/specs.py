@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from storage.row_filter import RowFilter
 from tasks.forms import Tabs
+from tasks.interpret.access import Access
 
 StageName = Literal["tokenize", "harvest", "train", "evaluate", "report"]
 """The stages of an experiment, in order."""
@@ -359,6 +360,9 @@ class ComputeSpec(Spec, title="Compute"):
         default=(),
         description="Who else gets the training logs as they are made; each must be installed. TensorBoard's files "
         "are in logs/tensorboard of the home directory.",
+    )
+    access: Access = Field(
+        default=Access(), title="Access to servers", description="Those that explain features, if any."
     )
 
     @model_validator(mode="after")

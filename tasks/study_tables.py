@@ -107,7 +107,8 @@ def study_row(store: AnyStore, name: str, evaluation: ArtifactRef) -> Row:
     )
     chosen = dict(dictionary["spec"].get("dictionary") or dictionary["spec"]["baseline"])
     metrics = json.loads((store.path(evaluation) / METRICS).read_text())
-    about = (spec.get("spec") or {}).get("pattern")
+    asked = spec.get("spec") or {}
+    about = asked.get("pattern") or asked.get("explainer")
     return {
         "ref": name,
         "title": " ".join(filter(None, [metrics["evaluation"], about])),
@@ -115,6 +116,7 @@ def study_row(store: AnyStore, name: str, evaluation: ArtifactRef) -> Row:
         "hook_point": " → ".join(spec["hook_points"]) if "hook_points" in spec else spec["hook_point"],
         "method": chosen.pop("method"),
         "params": chosen,
+        "trained": "dictionary" in dictionary["spec"],
         "model": model_name(store, manifest),
         **metrics,
     }

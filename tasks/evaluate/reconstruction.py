@@ -50,14 +50,18 @@ def evaluate_reconstruction(
     left_out = store.count_left_out(hook_point, rows)
     document = {**result.values, "rows": left_out["kept"], "undefined": result.undefined, "left_out": left_out}
     (place / "metrics.json").write_text(json.dumps(document, indent=1, allow_nan=False))
-    write_table(place / "features.parquet", feature_table(result.features, capacity(model.directions).cpu()))
+    own = {"capacity": capacity(model.directions).cpu().double()}
+    write_table(place / "features.parquet", feature_table(result.features, own))
     write_table(place / "l0.parquet", {"l0": range(model.n_features + 1), "rows": result.rows_by_l0.numpy()})
     return {"rows": left_out["kept"]}
 
 
-def feature_table(statistics: dict[str, Tensor], capacity_n: Tensor) -> dict[str, pa.Array]:
-    """The columns of `features.parquet`; what is undefined is null, and says why."""
-    numbers = {name: pa.array(values.numpy(), from_pandas=True) for name, values in statistics.items()}  # NaN → null
+def feature_table(statistics: dict[str, Tensor], more: dict[str, Tensor]) -> dict[str, pa.Array]:
+    """The columns of `features.parquet`: statistics, and more numbers [n]; what is undefined is null, and says why."""
+    numbers = {
+        name: pa.array(values.numpy(), from_pandas=True)
+        for name, values in (statistics | more).items()  # NaN → null
+    }
     reasons = [
         "never active" if density == 0 else "the same on every row" if skew != skew else None
         for density, skew in zip(statistics["density"].tolist(), statistics["skew"].tolist(), strict=True)
@@ -65,6 +69,5 @@ def feature_table(statistics: dict[str, Tensor], capacity_n: Tensor) -> dict[str
     return {
         "feature": pa.array(range(len(reasons))),
         **numbers,
-        "capacity": pa.array(capacity_n.double().numpy(), from_pandas=True),
         "undefined": pa.array(reasons, pa.string()),
     }

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from sae_core import Coactivation
+from sae_core.coactivation import partners
 
 
 def test_counts_jaccard_and_phi_are_those_of_a_dense_count():
@@ -28,6 +29,20 @@ def test_what_is_never_or_always_active_has_no_correlation():
     assert pairs.phi()[:2].isnan().all()
     assert pairs.jaccard()[0, 0].isnan()
     assert pairs.jaccard()[1, 2] == 0.5
+
+
+def test_partners_are_the_others_with_the_largest_jaccard():
+    generator = torch.Generator().manual_seed(1)
+    pairs = Coactivation(9)
+    pairs.update((torch.rand(200, 9, generator=generator) < 0.4).float())
+    found = partners(pairs.counts_nn[3:6], 3, pairs.counts_nn.diagonal(), pairs.rows, 4)
+    shares = pairs.jaccard()
+    for row, feature in enumerate(range(3, 6)):
+        others = sorted(set(range(9)) - {feature}, key=lambda other: -shares[feature, other])[:4]
+        assert found.feature[row].tolist() == others
+        assert found.jaccard[row].tolist() == shares[feature, others].tolist()
+        assert found.phi[row].tolist() == pytest.approx(pairs.phi()[feature, others].tolist())
+        assert found.both[row].tolist() == pairs.counts_nn[feature, others].tolist()
 
 
 def test_other_codes_and_too_many_features_are_refused():

@@ -1,0 +1,107 @@
+"""The evaluation, with features that are single tokens and with features that are none."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sae_core.baselines import fit_random
+from sae_core.dictionary import Dictionary
+from storage.tables import read_table
+from tasks import language_model
+from tasks.caching import artifacts
+from tasks.compute import Compute
+from tasks.evaluate.interpretability import COLUMNS, evaluate_interpretability
+from tasks.evaluation_specs import InterpretabilitySpec
+from tasks.features import read_features
+from tasks.specs import RowFilter
+from tests.conftest import WORDS
+from tests.tasks.conftest import EMBEDDING
+from tests.tasks.interpret.loopback_server import KEY, loopback
+from tests.tasks.test_features import LENGTH
+from tests.tasks.test_pattern import reader, saved
+
+
+def evaluated(harvested: dict[str, Any], dictionary: Dictionary, **changes: Any) -> tuple[dict[str, Any], Path]:
+    spec = InterpretabilitySpec(**{"features": 10, "fragment_length": LENGTH, **changes})
+    ref = saved(dictionary)
+    features = read_features.build(
+        dictionary=ref, **harvested, hook_point=EMBEDDING, rows=RowFilter(), fragment_length=LENGTH, seed=spec.seed,
+        compute=Compute(),
+    )  # fmt: skip
+    made = evaluate_interpretability.build(
+        dictionary=ref, features=features, model=harvested["model"], tokens=harvested["tokens"], hook_point=EMBEDDING,
+        spec=spec, compute=Compute(),
+    )  # fmt: skip
+    place = artifacts().path(made)
+    return json.loads((place / "metrics.json").read_text()), place
+
+
+def single_tokens(harvested: dict[str, Any]) -> Dictionary:
+    """A feature for each word, that fires on it alone."""
+    bridge = language_model.load(harvested["model"], "float32", "cpu")
+    tokenizer = language_model.load_tokenizer(harvested["model"])
+    words = [ids[0] for word in WORDS if len(ids := tokenizer.encode(f" {word}")) == 1]
+    directions = bridge.original_model.get_input_embeddings().weight[words].detach()
+    return reader(directions / directions.square().sum(1, keepdim=True), bias=-0.9)
+
+
+def test_features_that_are_tokens_are_explained_by_them(harvested: dict[str, Any]):
+    metrics, place = evaluated(harvested, single_tokens(harvested))
+    assert metrics["scored"] == 10
+    assert metrics["score"] == pytest.approx(1, abs=1e-3)
+    assert metrics["score_clipped"] == pytest.approx(metrics["score"])
+    assert metrics["modes"] == {"token_lookup": 10}
+    rows = read_table(place / "scores.parquet").to_pylist()
+    assert all(row["explanation"].startswith('the token " ') for row in rows)
+    assert all(row["score"] == pytest.approx(1, abs=1e-3) for row in rows)
+    assert all(row["slope"] == pytest.approx(1, abs=1e-2) for row in rows)
+    shown = read_table(place / "simulations.parquet").to_pandas()
+    assert len(shown) == 10 * 10 * LENGTH
+    one = shown[shown.feature == rows[0]["feature"]]
+    assert np.corrcoef(one.true, one.simulated)[0, 1] == pytest.approx(rows[0]["score"])
+    top = one[one.kind == "top"]
+    assert len(top) == 5 * LENGTH
+
+
+def test_random_directions_are_explained_worse(harvested: dict[str, Any]):
+    directions = fit_random(lambda: iter([torch.randn(100, 32)]), 64, seed=0)
+    metrics, _ = evaluated(harvested, directions)
+    assert 0 < metrics["score"] < 0.95
+    low, high = metrics["intervals"]["score"]
+    assert low < metrics["score"] < high
+
+
+def test_features_that_never_fire_give_nothing_and_say_so(harvested: dict[str, Any]):
+    metrics, _ = evaluated(harvested, reader(torch.eye(32)[:3], bias=-1e6))
+    assert metrics["scored"] == 0
+    assert all(metrics[name] is None for name in COLUMNS["simulation"] if name != "scored")
+    assert metrics["undefined"]["score"] == "no feature fires in enough fragments"
+
+
+@pytest.mark.parametrize("behaves", [True, False])
+def test_a_server_explains_and_scores_and_what_it_does_not_answer_is_null(
+    harvested: dict[str, Any], monkeypatch: pytest.MonkeyPatch, behaves: bool
+):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+    def refused(reply: dict[str, Any]) -> None:
+        reply["choices"][0] = {"message": {"content": None}, "finish_reason": "content_filter"}
+
+    with loopback(fault=lambda number, body: None if behaves else refused) as server:
+        metrics, place = evaluated(
+            harvested, single_tokens(harvested), explainer="llm", scorers=("simulation", "detection"),
+            server={"explainer": "explaining", "scorer": "scoring", "base_url": server.url, "mode": "text"}, features=3,
+        )  # fmt: skip
+    rows = read_table(place / "scores.parquet").to_pylist()
+    assert len(rows) == metrics["features"] == 3
+    for name in ("score", "detection"):
+        assert all(row[name] is not None or row[f"{name}_undefined"] or row["missing"] for row in rows)
+        assert metrics[name] is not None or metrics["undefined"][name]
+    assert set(metrics["prompts"]) == {"llm", "simulation", "detection"}
+    if not behaves:
+        assert metrics["scored"] == 0
+        assert metrics["score"] is metrics["detection"] is None
