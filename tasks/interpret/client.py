@@ -84,7 +84,7 @@ class Client:
 
         A probe finds out what the server can do: it is refused sooner, and where it gets no answer all ends.
         """
-        if (kept := self.replies.find(request)) is not None:
+        if (kept := await asyncio.to_thread(self.replies.find, request)) is not None:
             return kept
         async with self._slots:
             # All stop with the first that has to; those that are under way by then end as they will.

@@ -1,15 +1,21 @@
 """Every reply of a server, kept under the hash of its request: what was paid for once is never asked for again.
 
-    home/replies/<hash>.json    the request without its key, and the reply, with a checksum; written whole or not at all
+    home/replies/<hash>.json.gz    the request without its key, and the reply; written whole or not at all
+
+Twenty alternatives to every token are several hundred kB of text, hence gzip, which also knows when it is damaged. The
+order within a reply is kept: it is how vLLM says which token is the one that is there.
 
 Requests have temperature 0, so another answer to the same one would say the same.
 """
 
+import gzip
 import hashlib
+import json
+import zlib
 from typing import Any, Literal, NamedTuple
 
 from storage.locations import Location
-from storage.records import canonical_json, pack_readable_record, unpack_record
+from storage.records import canonical_json
 from tasks.caching import artifacts
 
 
@@ -39,17 +45,18 @@ class Replies:
     def find(self, request: Request) -> dict[str, Any] | None:
         """The reply that was kept; None where there is none, or only a damaged one."""
         try:
-            return unpack_record(self.place.read(self._name(request)))["reply"]
-        except (FileNotFoundError, ValueError):
+            return json.loads(gzip.decompress(self.place.read(self._name(request))))["reply"]
+        except (FileNotFoundError, gzip.BadGzipFile, zlib.error, EOFError, ValueError):
             return None
 
     def keep(self, request: Request, reply: dict[str, Any]) -> None:
         record = {"base_url": self.base_url, **request._asdict(), "reply": reply}
-        self.place.commit(self._name(request), pack_readable_record(record))
+        text = json.dumps(record, indent=1, allow_nan=False)
+        self.place.commit(self._name(request), gzip.compress(text.encode(), mtime=0))
 
     def _name(self, request: Request) -> str:
         question = {"base_url": self.base_url, **request._asdict()}
-        return f"{hashlib.sha256(canonical_json(question)).hexdigest()[:32]}.json"
+        return f"{hashlib.sha256(canonical_json(question)).hexdigest()[:32]}.json.gz"
 
 
 def replies_of(base_url: str) -> Replies:

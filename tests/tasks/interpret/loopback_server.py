@@ -234,7 +234,10 @@ def completion(server: Server, body: dict[str, Any]) -> dict[str, Any]:
         }
     if body.get("prompt_logprobs") and server.prompt_logprobs:
         choice["prompt_logprobs"] = [None] + [
-            {str(i): {"decoded_token": other, "logprob": math.log(p)} for i, (other, p) in enumerate(others.items())}
+            {
+                str(9 - i): {"decoded_token": other, "logprob": math.log(p)}
+                for i, (other, p) in enumerate(others.items())
+            }
             if others
             else {"7": {"decoded_token": text, "logprob": -1.0}}
             for text, others in tokens[1:]

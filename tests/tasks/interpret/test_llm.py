@@ -121,9 +121,11 @@ def test_every_feature_ends_with_scores_or_with_nulls_and_their_reasons(name: st
         assert some == 0, "what may pass passes"
 
 
-def test_a_second_run_asks_nothing_and_says_the_same(home: Path, clock: FastClock):
-    with loopback(echo=True) as server:
+@pytest.mark.parametrize("given", ["echo", "prompt_logprobs", "merges"])
+def test_a_second_run_asks_nothing_and_says_the_same(given: str, home: Path, clock: FastClock):
+    with loopback(**{given: True}) as server:
         first = run(server, clock)
+        assert all(one.simulated and None not in one.simulated[0].values for one in first.features)
         asked = sum(server.asked.values())
         assert run(server, clock) == first
         assert sum(server.asked.values()) == asked == len(server.asked)
