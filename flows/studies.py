@@ -98,12 +98,13 @@ def studies(
             continue
         step, inputs = _step(spec, prepared, given)
         for made in dictionaries:
-            own = {"features": features[Reading(made, spec.fragment_length, spec.seed)]} if isinstance(spec, InterpretabilitySpec) else {}
-            at = {"dictionary": made.ref, "hook_point": made.hook_point, "compute": prepared.compute}
-            yield Study(f"{title(spec)} {made.name}", step, {**inputs, **own, **at})
+            own: dict[str, Any] = {"dictionary": made.ref, "hook_point": made.hook_point, "compute": prepared.compute}
+            if isinstance(spec, InterpretabilitySpec):
+                own["features"] = features[Reading(made, spec.fragment_length, spec.seed)]
+            yield Study(f"{title(spec)} {made.name}", step, {**inputs, **own})
 
 
-def _step(spec: EvaluationSpec, prepared: Prepared, given: dict[str, Any]) -> tuple[Step[...], dict[str, Any]]:
+def _step(spec: EvaluationSpec, prepared: Prepared, given: Mapping[str, Any]) -> tuple[Step[...], dict[str, Any]]:
     """The step, and what it needs beside the dictionary."""
     model, tokens = {"model": given["model"]}, {"tokens": given["tokens"]}
     rows = {"activations": given["activations"], "rows": prepared.config.training.rows}
