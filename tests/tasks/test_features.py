@@ -18,7 +18,7 @@ from tasks.features import read_features
 from tasks.rows import open_store
 from tasks.specs import RowFilter
 from tests.tasks.conftest import RESIDUAL
-from tests.tasks.test_pattern import reader, saved
+from tests.tasks.evaluate.subjects import reader, saved
 
 LENGTH = 8
 

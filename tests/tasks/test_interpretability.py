@@ -20,9 +20,9 @@ from tasks.features import read_features
 from tasks.specs import RowFilter
 from tests.conftest import WORDS
 from tests.tasks.conftest import EMBEDDING
+from tests.tasks.evaluate.subjects import reader, saved
 from tests.tasks.interpret.loopback_server import KEY, loopback
 from tests.tasks.test_features import LENGTH
-from tests.tasks.test_pattern import reader, saved
 
 
 def evaluated(harvested: dict[str, Any], dictionary: Dictionary, **changes: Any) -> tuple[dict[str, Any], Path]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,7 +23,11 @@ from tests.conftest import CONTEXT, write_text
 
 @contextmanager
 def harvested(
-    source: Path, tmp_path_factory: pytest.TempPathFactory, *hook_points: str
+    source: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    *hook_points: str,
+    documents: Sequence[str] = (),
+    held_out_tokens: int = 1024,
 ) -> Iterator[dict[str, ArtifactRef]]:
     """Model, tokens and activations, in a home of their own."""
     with pytest.MonkeyPatch.context() as patch:
@@ -31,9 +35,10 @@ def harvested(
         model = language_model.prepare_model.build(located=language_model.locate(ModelSpec(source=str(source))))
         texts = tmp_path_factory.mktemp("corpus") / "texts.jsonl"
         # Short ones, so that half of the held-out split is enough of them for an interval.
-        documents = [text for paragraph in write_text(60).split("\n\n") for text in textwrap.wrap(paragraph, 200)]
-        texts.write_text("\n".join(json.dumps({"text": f" {text}"}) for text in documents))
-        spec = CorpusSpec(sources=(str(texts),), tokens=4096, held_out_tokens=1024, context_length=CONTEXT)
+        short = [text for paragraph in write_text(60).split("\n\n") for text in textwrap.wrap(paragraph, 200)]
+        documents = documents or [f" {text}" for text in short]
+        texts.write_text("\n".join(json.dumps({"text": text}) for text in documents))
+        spec = CorpusSpec(sources=(str(texts),), tokens=4096, held_out_tokens=held_out_tokens, context_length=CONTEXT)
         tokens = corpus.tokenize.build(model=model, corpus=corpus.locate(spec))
         activations = harvest.build(
             model=model, tokens=tokens, hook_points=hook_points, dtype="float32",

@@ -16,8 +16,8 @@ from tasks.language_model import load_tokenizer
 from tasks.rows import open_store
 from tasks.specs import RowFilter
 from tests.tasks.conftest import RESIDUAL
+from tests.tasks.evaluate.subjects import reader
 from tests.tasks.test_features import LENGTH, dense_codes, features_of
-from tests.tasks.test_pattern import reader
 
 
 def reader_of(harvested: dict[str, Any], place: Path, seed: int = 0) -> FragmentReader:
