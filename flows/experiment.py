@@ -22,6 +22,7 @@ from flows.server import one_server
 from flows.stages import Job, Stage, named, present, stages
 from storage.artifacts import ArtifactRef
 from tasks.caching import artifacts
+from tasks.output import outlive_readers
 from tasks.specs import StageName
 
 
@@ -46,6 +47,7 @@ def walk(
         ExperimentError: something is wrong with the configuration or what it names; no work was started.
     """
     check_home()
+    outlive_readers()
     check_resumes(flow_run.id)
     started = datetime.datetime.now(datetime.UTC)
     prepared = ready(config)

@@ -35,6 +35,7 @@ from tasks.cells import cell
 from tasks.evaluate.faithfulness import evaluate_faithfulness
 from tasks.evaluate.reconstruction import evaluate_reconstruction
 from tasks.gate import Verdict, verdicts
+from tasks.output import outlive_readers
 from tasks.progress import artifact_key
 from tasks.specs import DictionarySpec
 from tasks.train import check_warm_start, train, train_further
@@ -105,6 +106,7 @@ def retrained(config: RetrainConfig, run: str) -> dict[str, Any]:
     Returns {experiment, home, outcome, message, tokens, slots: [{slot, dictionary, promoted, old, new, rules}], …}.
     """
     check_home()
+    outlive_readers()
     check_resumes(run)
     name = config.experiment.name
     plan, prepared, places = begin(config, run)

@@ -29,6 +29,7 @@ from storage.errors import DamagedChunk
 from storage.locations import remove_file
 from storage.manifests import Filled
 from tasks.compute import gpu_slot
+from tasks.output import outlive_readers
 
 P = ParamSpec("P")
 
@@ -61,6 +62,7 @@ class Step(Generic[P]):
         def run(*arguments: Any, **named: Any) -> ArtifactRef:
             if get_transaction().key is None:  # pyright: ignore[reportOptionalMemberAccess]
                 raise RuntimeError(f"step {self.name} has no cache key: an input is not JSON, a spec or a reference")
+            outlive_readers()
             inputs = signature.bind(*arguments, **named).arguments
             with gpu_slot(inputs.get("compute")):
                 return self.build(**inputs)

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from tasks.interpret.access import Access
 from tasks.loggers import Logger
+from tasks.output import outlive_readers
 
 GPU_SLOTS = "saeflow-gpu"
 """The Prefect concurrency limit that steps on a GPU share; without such a limit on the server they do not wait."""
@@ -47,9 +48,10 @@ def gpu_slot(compute: Compute | None) -> Iterator[None]:
 
 
 def prepare_child(memory_bytes: int | None) -> None:
-    """Set up a process of a pool: with how much memory it must do, and that it ends with its parent."""
+    """Set up a process of a pool: with how much memory it must do, that it ends with its parent, and not before."""
     if memory_bytes is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+    outlive_readers()
     # A pool's process whose parent was killed would wait for work for ever.
     parent = multiprocessing.parent_process()
 
