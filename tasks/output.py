@@ -1,8 +1,8 @@
 """What becomes of words that nobody reads any more.
 
-A run prints into pipes of the worker that started it. When that worker is killed the run goes on, and its next word is a
-BrokenPipeError, wherever it happens to be said: rich has it end the thread, and a run whose thread for finished jobs has
-ended waits for them for ever.
+A run prints into pipes of the worker that started it. When that worker is killed the run goes on, and its next word is
+a BrokenPipeError, wherever it happens to be said: rich has it end the thread, and a run whose thread for finished jobs
+has ended waits for them for ever.
 """
 
 import os

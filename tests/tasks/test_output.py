@@ -23,7 +23,9 @@ open(sys.argv[1], "w").write("done")
 def test_a_process_outlives_whoever_reads_what_it_prints(tmp_path):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen([sys.executable, "-c", TALKS, str(tmp_path / "end")], text=True, **pipes)
-    assert process.stdin and process.stdout and process.stderr
+    assert process.stdin
+    assert process.stdout
+    assert process.stderr
     assert process.stderr.readline() == "begun\n"
     process.stdout.close()
     process.stderr.close()
