@@ -155,18 +155,22 @@ def print_hook_points(config: ExperimentConfig) -> None:
 
 def print_plan(config: ExperimentConfig) -> None:
     with stdout_kept_for_the_result():
+        from flows.estimates import use_of_servers
         from flows.room import ready
         from flows.stages import look_up, stages
 
         prepared = ready(config)
         plan = stages(prepared, look_up)
+        uses = [use_of_servers(stage) for stage in plan]
     model = prepared.description
     print(f"{config.name}: {model.name} ({model.n_layers} layers, {prepared.dtype}), home {home_uri()}")
     disk = size(sum(prepared.bytes_needed.values()))
     print(f"  {prepared.rows:,} tokens at {len(config.hook_points)} hook points, up to {disk} on disk")
     print(f"  {prepared.workers} processes of {prepared.compute.threads} threads on {prepared.compute.device}")
-    for stage in plan:
+    for stage, use in zip(plan, uses, strict=True):
         print(f"  {'made ' if stage.ref else 'to do'}  {stage.job.name}  {stage.ref or ''}".rstrip())
+        if use is not None:
+            print(f"         {use}")
 
 
 def print_result(result: dict[str, Any]) -> None:

@@ -18,8 +18,17 @@ from typing import Any
 import torch
 
 from flows.preflight import Prepared
-from flows.stages import Job
-from tasks.evaluation_specs import CircuitSpec, ErasureSpec, IOISpec, PatternSpec, ProbingSpec, SteeringSpec
+from flows.stages import Job, Stage
+from tasks.evaluate.interpretability import use_of_server
+from tasks.evaluation_specs import (
+    CircuitSpec,
+    ErasureSpec,
+    InterpretabilitySpec,
+    IOISpec,
+    PatternSpec,
+    ProbingSpec,
+    SteeringSpec,
+)
 from tasks.samples import sample_text
 from tasks.specs import n_features
 
@@ -63,10 +72,19 @@ def tokens_of_study(inputs: Mapping[str, Any]) -> float:
             return 20.0 * 4 * spec.texts * len(spec.seeds)
         case SteeringSpec() as spec:
             return 2.0 * len(spec.strengths) * spec.samples * spec.new_tokens
-        case _:
-            return 4.0 * inputs.get(
-                "max_tokens", 0
-            )  # faithfulness: clean, and three replacements; others need no model
+        case _:  # faithfulness: clean, and three replacements; others need no model
+            return 4.0 * inputs.get("max_tokens", 0)
+
+
+def use_of_servers(stage: Stage) -> str | None:
+    """What a job that is not made yet would ask a language model's server, for a person to decide whether to pay."""
+    inputs = stage.job.inputs
+    spec = inputs.get("spec")
+    if stage.ref is not None or not isinstance(spec, InterpretabilitySpec) or spec.server is None:
+        return None
+    if stage.job.inputs_missing():
+        return "what it asks a server can be told once its features are read"
+    return str(use_of_server(**{name: value for name, value in inputs.items() if name != "dictionary"}))
 
 
 def operations_per_second(dtype: str, device: str) -> float:

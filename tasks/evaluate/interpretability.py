@@ -46,10 +46,11 @@ from tasks.corpus import token_rows
 from tasks.evaluate.results import Interval, over_seeds, write_metrics
 from tasks.evaluation_specs import InterpretabilitySpec
 from tasks.features import FEATURES
+from tasks.interpret.client import CountTokens
 from tasks.interpret.fragments import FeatureFragments, FragmentReader, choose
 from tasks.interpret.interpreted import Interpreted
 from tasks.interpret.judgements import Judged
-from tasks.interpret.llm import interpret
+from tasks.interpret.llm import Estimate, estimate, interpret
 from tasks.interpret.token_lookup import look_up
 from tasks.language_model import load_tokenizer
 from tasks.pattern_matches import token_bytes
@@ -98,20 +99,13 @@ def evaluate_interpretability(
         model: whose tokens these are.
     """
     compute.apply()
-    source = artifacts().path(features)
-    tokens_SP = np.asarray(token_rows(tokens, "held_out")[:])
     tokenizer = load_tokenizer(model)
-    spelling = token_bytes(tokenizer, np.unique(tokens_SP).tolist())
-    texts = {token: piece.decode(errors="replace") for token, piece in spelling.items()}
-    chosen, enough = choose(source, spec.features, spec.seed)
-    reader = FragmentReader(source, hook_point, tokens_SP, texts, spec.fragment_length, spec.seed)
-
-    statistics = (
-        read_table(source / FEATURES).select(["feature", *STATISTICS]).take(pa.array(chosen, pa.int64())).to_pylist()
-    )
+    chosen, enough, fragments_of_each = subjects(features, tokens, tokenizer, hook_point, spec)
+    table = read_table(artifacts().path(features) / FEATURES)
+    statistics = table.select(["feature", *STATISTICS]).take(pa.array(chosen, pa.int64())).to_pylist()
     rows: list[Values] = []
     simulations: list[pa.Table] = []
-    pairs, asked = interpreted_by(spec, reader.read(chosen), compute, tokenizer)
+    pairs, asked = interpreted_by(spec, fragments_of_each, compute, tokenizer)
     for known, (fragments, interpreted) in zip(statistics, pairs, strict=True):
         rows.append({**known, **scored(fragments, interpreted, spec)})
         simulations.append(simulation_table(fragments, interpreted))
@@ -125,6 +119,44 @@ def evaluate_interpretability(
     return {"features": len(rows)}
 
 
+def subjects(
+    features: ArtifactRef,
+    tokens: ArtifactRef,
+    tokenizer: PreTrainedTokenizerBase,
+    hook_point: str,
+    spec: InterpretabilitySpec,
+) -> tuple[list[int], int, Iterator[FeatureFragments]]:
+    """The features that are explained, of how many that could be, and the fragments of each."""
+    source = artifacts().path(features)
+    tokens_SP = np.asarray(token_rows(tokens, "held_out")[:])
+    spelling = token_bytes(tokenizer, np.unique(tokens_SP).tolist())
+    texts = {token: piece.decode(errors="replace") for token, piece in spelling.items()}
+    chosen, enough = choose(source, spec.features, spec.seed)
+    reader = FragmentReader(source, hook_point, tokens_SP, texts, spec.fragment_length, spec.seed)
+    return chosen, enough, reader.read(chosen)
+
+
+def use_of_server(
+    features: ArtifactRef,
+    model: ArtifactRef,
+    tokens: ArtifactRef,
+    hook_point: str,
+    spec: InterpretabilitySpec,
+    compute: Compute,
+) -> Estimate | None:
+    """What the evaluation would ask a server at most, without asking it; None where it asks none."""
+    if spec.server is None or spec.explainer == "token_lookup":
+        return None
+    tokenizer = load_tokenizer(model)
+    _, _, several = subjects(features, tokens, tokenizer, hook_point, spec)
+    asked = (spec.explainer, spec.scorers, spec.server, compute.access, counter(tokenizer), spec.seed)
+    return estimate(list(several), *asked)
+
+
+def counter(tokenizer: PreTrainedTokenizerBase) -> CountTokens:
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False))
+
+
 def interpreted_by(
     spec: InterpretabilitySpec,
     features: Iterator[FeatureFragments],
@@ -135,11 +167,8 @@ def interpreted_by(
     if spec.server is None or spec.explainer == "token_lookup":
         return ((fragments, look_up(fragments)) for fragments in features), {}
     several = list(features)
-
-    def count_tokens(text: str) -> int:
-        return len(tokenizer.encode(text, add_special_tokens=False))
-
-    found = interpret(several, spec.explainer, spec.scorers, spec.server, compute.access, count_tokens, spec.seed)
+    asked = (spec.explainer, spec.scorers, spec.server, compute.access, counter(tokenizer), spec.seed)
+    found = interpret(several, *asked)
     abilities = {name: ability and ability._asdict() for name, ability in found.abilities._asdict().items()}
     return zip(several, found.features, strict=True), {"abilities": abilities, "prompts": found.prompts}
 

@@ -14,7 +14,7 @@ from storage.tables import read_table
 from tasks import language_model
 from tasks.caching import artifacts
 from tasks.compute import Compute
-from tasks.evaluate.interpretability import COLUMNS, evaluate_interpretability
+from tasks.evaluate.interpretability import COLUMNS, evaluate_interpretability, use_of_server
 from tasks.evaluation_specs import InterpretabilitySpec
 from tasks.features import read_features
 from tasks.specs import RowFilter
@@ -25,18 +25,20 @@ from tests.tasks.interpret.loopback_server import KEY, loopback
 from tests.tasks.test_features import LENGTH
 
 
-def evaluated(harvested: dict[str, Any], dictionary: Dictionary, **changes: Any) -> tuple[dict[str, Any], Path]:
+def asked(harvested: dict[str, Any], dictionary: Dictionary, **changes: Any) -> dict[str, Any]:
+    """Inputs of the evaluation, the features read."""
     spec = InterpretabilitySpec(**{"features": 10, "fragment_length": LENGTH, **changes})
-    ref = saved(dictionary)
     features = read_features.build(
-        dictionary=ref, **harvested, hook_point=EMBEDDING, rows=RowFilter(), fragment_length=LENGTH, seed=spec.seed,
-        compute=Compute(),
+        dictionary=saved(dictionary), **harvested, hook_point=EMBEDDING, rows=RowFilter(), fragment_length=LENGTH,
+        seed=spec.seed, compute=Compute(),
     )  # fmt: skip
-    made = evaluate_interpretability.build(
-        dictionary=ref, features=features, model=harvested["model"], tokens=harvested["tokens"], hook_point=EMBEDDING,
-        spec=spec, compute=Compute(),
-    )  # fmt: skip
-    place = artifacts().path(made)
+    given = {"model": harvested["model"], "tokens": harvested["tokens"], "hook_point": EMBEDDING}
+    return {**given, "features": features, "spec": spec, "compute": Compute()}
+
+
+def evaluated(harvested: dict[str, Any], dictionary: Dictionary, **changes: Any) -> tuple[dict[str, Any], Path]:
+    inputs = asked(harvested, dictionary, **changes)
+    place = artifacts().path(evaluate_interpretability.build(dictionary=saved(dictionary), **inputs))
     return json.loads((place / "metrics.json").read_text()), place
 
 
@@ -91,11 +93,18 @@ def test_a_server_explains_and_scores_and_what_it_does_not_answer_is_null(
     def refused(reply: dict[str, Any]) -> None:
         reply["choices"][0] = {"message": {"content": None}, "finish_reason": "content_filter"}
 
+    dictionary = single_tokens(harvested)
     with loopback(fault=lambda number, body: None if behaves else refused) as server:
-        metrics, place = evaluated(
-            harvested, single_tokens(harvested), explainer="llm", scorers=("simulation", "detection"),
-            server={"explainer": "explaining", "scorer": "scoring", "base_url": server.url, "mode": "text"}, features=3,
-        )  # fmt: skip
+        models = {"explainer": "explaining", "scorer": "scoring", "base_url": server.url, "mode": "text"}
+        changes = {"explainer": "llm", "scorers": ("simulation", "detection"), "server": models, "features": 3}
+        before = use_of_server(**asked(harvested, dictionary, **changes))
+        metrics, place = evaluated(harvested, dictionary, **changes)
+        after = use_of_server(**asked(harvested, dictionary, **changes))
+    assert before
+    assert before.requests > 3 * 10, "an explanation, ten fragments and the texts to detect in, of each of three"
+    assert after
+    assert after.requests < before.requests
+    assert after.requests == 0 or not behaves
     rows = read_table(place / "scores.parquet").to_pylist()
     assert len(rows) == metrics["features"] == 3
     for name in ("score", "detection"):
