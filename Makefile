@@ -16,8 +16,9 @@ demo: install
 	$(BIN)/saeflow run quickstart
 
 test: install lint
-	# In the order of the folders: the longest tests come first, and the short ones fill the other processes.
-	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	# In the order of the folders: the longest tests come first, and the short ones fill the other processes. One process
+	# more than there are cores, as tests wait a lot: for servers, and for processes that they kill.
+	$(BIN)/pytest --numprocesses $$(( $$(nproc) + 1 )) --dist loadfile --no-loadscope-reorder
 
 # Read and write the files of SAELens, dictionary_learning and sparsify with these libraries themselves: installs each of
 # them into an environment of its own under $$SAEFLOW_PEERS, by default ~/.cache/saeflow/peers.

@@ -4,7 +4,7 @@ The same walk makes an experiment and plans it: what `run` does with the jobs of
 """
 
 import inspect
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -205,7 +205,7 @@ class Walk:
             asked = studies(prepared, self.given(subject), dictionaries_of(subject), features)
             jobs += [Job("evaluate", *study) for study in asked]
         self.evaluated = self.together(jobs)
-        self.compare()
+        self.comparisons = list(self.compare())
 
     def features(self) -> dict[Reading, ArtifactRef | None]:
         """What evaluations read of the dictionaries' features, made before them."""
@@ -220,13 +220,13 @@ class Walk:
         ]
         return {reading: made.ref for (reading, _), made in zip(read, self.together(jobs), strict=True)}
 
-    def compare(self) -> None:
+    def compare(self) -> Iterator[ArtifactRef | None]:
         """The dictionaries' interpretability side by side, for each way in which it was asked."""
         for spec in self.config.evaluations:
             if isinstance(spec, InterpretabilitySpec):
                 those = tuple(made.ref for made in self.evaluated if made.job.inputs.get("spec") == spec.resolved())
                 inputs = {"names": tuple(map(str, those)), "evaluations": those}
-                self.one("evaluate", f"compare {title(spec)}", compare_interpretability, **inputs)
+                yield self.one("evaluate", f"compare {title(spec)}", compare_interpretability, **inputs)
 
     def given(self, subject: Subject) -> dict[str, ArtifactRef | None]:
         """What steps read beside dictionaries."""
@@ -240,10 +240,11 @@ class Walk:
             "report",
             report,
             # The tables name artifacts, and a key holds only the digests of references: so also by name.
-            names=tuple(map(str, [*dictionaries, *evaluations[self.reconstructions :]])),
+            names=tuple(map(str, [*dictionaries, *evaluations[self.reconstructions :], *self.comparisons])),
             dictionaries=tuple(dictionaries),
             evaluations=tuple(evaluations[: self.reconstructions]),
             studies=tuple(evaluations[self.reconstructions :]),
+            comparisons=tuple(self.comparisons),
         )
 
 

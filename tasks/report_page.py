@@ -1,11 +1,11 @@
 """The tables of a report as one page of HTML."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, StrictUndefined
 
-from tasks.cells import cell
+from tasks.cells import cell, with_interval
 from tasks.study_tables import ABOUT, StudyTable
 
 PAGE = """\
@@ -33,6 +33,7 @@ code { font-family: ui-monospace, monospace; font-size: .85em; opacity: .75; }
 dt { font-weight: 600; float: left; clear: left; width: 16rem; }
 dd { margin: 0 0 .2rem 16rem; }
 h2 { margin-top: 3rem; }
+img { max-width: 100%; background: #fff; }
 </style>
 </head>
 <body>
@@ -81,12 +82,56 @@ h2 { margin-top: 3rem; }
 <p>The same table: <a href="{{ table.file }}">{{ table.file }}</a>; all of it: <a href="studies.json">studies.json</a>.
 </p>
 {% endfor %}
+{% for compared in comparisons %}
+<h2>Interpretability side by side</h2>
+{% for figure in compared.figures %}
+<p><a href="{{ figure }}"><img src="{{ figure }}" alt="{{ alternatives[loop.index0] }}"></a></p>
+{% endfor %}
+<p>Sparse autoencoders beside each baseline of their layer: difference of the mean scores with its 95 % interval, and
+the two-sided p-value of Welch's test.</p>
+<div class="wide">
+<table>
+<thead><tr><th>hook point</th><th>dictionary</th><th>baseline</th><th class="number">difference</th>
+<th class="number">p</th></tr></thead>
+<tbody>
+{% for row in compared.differences %}
+<tr><td>{{ row["hook_point"] }}</td><td>{{ row["dictionary"] }}</td><td>{{ row["baseline"] }}</td>
+{% set why = row["undefined"] or "" %}
+<td class="number" title="{{ why }}">\
+{{ with_interval(row["difference"], none if row["low"] is none else [row["low"], row["high"]]) }}</td>
+<td class="number" title="{{ why }}">{{ cell(row["p"], ".2g") }}</td></tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
+{% endfor %}
 </body>
 </html>
 """
 
 
-def page(rows: Sequence[Mapping[str, Any]], meanings: Mapping[str, str], studies: Sequence[StudyTable] = ()) -> str:
+ALTERNATIVES = (
+    "Mean interpretability score of each dictionary, with 95 % intervals, layer by layer",
+    "Distribution of the scores of each dictionary's features",
+    "Score of each feature against its density, skew and kurtosis",
+)
+"""What the figures of a comparison show, in words."""
+
+
+class Comparison(NamedTuple):
+    """Dictionaries side by side."""
+
+    figures: Sequence[str]
+    """Files beside the page."""
+    differences: Sequence[Mapping[str, Any]]
+
+
+def page(
+    rows: Sequence[Mapping[str, Any]],
+    meanings: Mapping[str, str],
+    studies: Sequence[StudyTable] = (),
+    comparisons: Sequence[Comparison] = (),
+) -> str:
     """The tables as a page that needs nothing but itself. All text in it is escaped."""
     hook_points = list(dict.fromkeys(entry["hook_point"] for entry in rows))
     best = []
@@ -103,4 +148,7 @@ def page(rows: Sequence[Mapping[str, Any]], meanings: Mapping[str, str], studies
         cell=cell,
         studies=studies,
         about=ABOUT,
+        comparisons=comparisons,
+        alternatives=ALTERNATIVES,
+        with_interval=with_interval,
     )

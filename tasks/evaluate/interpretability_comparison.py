@@ -31,6 +31,9 @@ from tasks.evaluate.interpretability_scores import Scored, scored, spearman
 from tasks.evaluate.results import over_seeds
 from tasks.study_tables import Row, study_row
 
+DIFFERENCES = "differences.parquet"
+FIGURES = ("means.svg", "violins.svg", "moments.svg")
+
 FEWEST = 3
 """Features that a test needs."""
 
@@ -43,11 +46,10 @@ def compare_interpretability(
     rows = [study_row(artifacts(), *entry) for entry in zip(names, evaluations, strict=True)]
     read = [scored(row, rows, artifacts().path(evaluation)) for row, evaluation in zip(rows, evaluations, strict=True)]
     write_table(place / "comparison.parquet", [summary(each) for each in read])
-    write_table(place / "differences.parquet", list(differences(read)))
+    write_table(place / DIFFERENCES, list(differences(read)))
     write_table(place / "moments.parquet", [row for each in read for row in correlations(each)])
-    draw_means(read, place / "means.svg")
-    draw_violins(read, place / "violins.svg")
-    draw_moments(read, place / "moments.svg")
+    for draw, file in zip((draw_means, draw_violins, draw_moments), FIGURES, strict=True):
+        draw(read, place / file)
     return {"dictionaries": len(read)}
 
 

@@ -51,6 +51,9 @@ def test_features_are_read_once_and_dictionaries_compared(tiny_experiment: dict[
         assert row["undefined"] or row["low"] <= row["difference"] <= row["high"]
     for name in ("means", "violins", "moments"):
         assert (place / f"{name}.svg").read_text().count("<svg") == 1
+    page = (artifacts().path(*result["report"].split("/")[-3:-1]) / "index.html").read_text()
+    assert "Interpretability side by side" in page
+    assert 'src="comparison_1_means.svg"' in page
     again = run_experiment(ExperimentConfig.model_validate(parameters))
     assert all(stage["cached"] for stage in again["stages"])
 
