@@ -125,7 +125,7 @@ class Walk:
         self.subjects = [Subject(prepared.model, config.dictionaries, config.baselines)]
 
     def together(self, jobs: Sequence[Job]) -> list[Stage]:
-        made = [Stage(job, ref) for job, ref in zip(jobs, self.run(jobs), strict=True)]
+        made = [Stage(job, ref) for job, ref in zip(jobs, self.run(jobs) if jobs else (), strict=True)]
         self.done.extend(made)
         return made
 
