@@ -86,8 +86,7 @@ def run_experiment(config: ExperimentConfig) -> dict[str, Any]:
     Raises:
         ExperimentError: something is wrong with the configuration or what it names; no work was started.
     """
-    ready(config)
-    with one_server():
+    with one_server(meanwhile=lambda: ready(config)):
         return experiment(config)
 
 

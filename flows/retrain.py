@@ -68,8 +68,7 @@ def run_retrain(config: RetrainConfig) -> dict[str, Any]:
     Raises:
         ExperimentError: something is wrong with the configuration or what it names; no work was started.
     """
-    begin(config, None)
-    with one_server():
+    with one_server(meanwhile=lambda: begin(config, None)):
         return retrain(config)
 
 
