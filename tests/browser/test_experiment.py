@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 def open_form(page: "Page", service: Service, deployment: str = "tiny") -> None:
     page.goto(service.prefect)
     page.get_by_role("link", name="Deployments").click()
+    page.get_by_placeholder("Search deployments").fill(deployment)  # the list shows ten at a time
     page.get_by_role("link", name=deployment, exact=True).first.click()
     page.get_by_role("button", name="Run").first.click()
     page.get_by_text("Custom run").click()
