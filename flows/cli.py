@@ -204,14 +204,30 @@ def print_result(result: dict[str, Any]) -> None:
     print(f"report  {result['report']}\nhome    {result['home']}")
 
 
+UNBOUNDED = 10_000
+"""Characters: wider than any table."""
+
+
 def print_table(title: str, rows: list[dict[str, str]]) -> None:
-    """Rows of the same columns, the first two of which are words and all others numbers."""
+    """Rows of the same columns, the first two of which are words and all others numbers.
+
+    Where so many numbers do not fit beside each other, each row is a table of its own.
+    """
     table = Table(title=escape(title))  # which may be a regular expression
     for index, name in enumerate(rows[0]):
         table.add_column(name.replace("_", " "), justify="left" if index < 2 else "right")
     for row in rows:
         table.add_row(*row.values())
-    Console(width=max(100, Console().width)).print(table)
+    console = Console(width=max(100, Console().width))
+    if Console(width=UNBOUNDED).measure(table).minimum <= console.width:
+        console.print(table)
+        return
+    for row in rows:
+        about, numbers = list(row.values())[:2], list(row.items())[2:]
+        turned = Table(title=escape(f"{title}: {', '.join(about)}"), show_header=False)
+        for name, value in numbers:
+            turned.add_row(name.replace("_", " "), value)
+        console.print(turned)
 
 
 if __name__ == "__main__":

@@ -73,5 +73,5 @@ class _Starting:
                 server = SubprocessASGIServer()
                 server.start()
             self.server.set_result(server)
-        except BaseException as error:
+        except BaseException as error:  # raised where it is waited for, which would otherwise be for ever
             self.server.set_exception(error)

@@ -16,7 +16,7 @@ from tests.flows.homes import digests
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-KILLS = 3  # during the harvest, and as many during training
+KILLS = 5  # during the harvest, and as many during training
 
 
 def kill_when(process: ForkServerProcess, home: Path, ready: Callable[[], bool], delay: float) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.cli import print_table
 from tests.flows.command import assert_refused, saeflow, saeflow_process
 
 
@@ -57,3 +58,13 @@ def test_a_run_prints_one_json_object_and_the_plan_shows_what_it_made(tiny_yaml:
     assert plan.returncode == 0, plan.stderr
     assert plan.stdout.count("\n  made ") == len(summary["stages"])
     assert "to do" not in plan.stdout
+
+
+@pytest.mark.parametrize("numbers", [2, 14])
+def test_no_number_of_a_table_is_cut_off(capsys: pytest.CaptureFixture[str], numbers: int):
+    values = {f"number {index}": f"0.{index:02}1 [0.{index:02}0, 0.{index:02}2]" for index in range(numbers)}
+    print_table("erasure", [{"hook point": "blocks.9.hook_resid_post", "method": "topk (k=32)", **values}])
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    assert all(bound in printed for value in values.values() for bound in value.split())
+    assert "blocks.9.hook_resid_post" in printed

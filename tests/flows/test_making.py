@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from prefect import flow
+from prefect.client.orchestration import get_client
 
 from flows.making import make
 from flows.runners import Crew
@@ -18,6 +19,7 @@ from tasks.compute import Compute
 from tasks.errors import ExperimentError
 from tasks.specs import ComputeSpec
 from tests.flows.deadly import share_work, work
+from tests.flows.services import wait_until
 
 
 def job(name: str, dies: bool = False, fails: bool = False) -> Job:
@@ -78,6 +80,13 @@ def test_a_job_that_shares_its_work_survives_a_killed_process_and_is_named_when_
     assert made([shared(deaths=1)], size=1)
     with pytest.raises(ExperimentError, match="worked on 'harvest' was killed, alone as well"):
         made([shared(deaths=9)], size=1)
+
+    def told() -> bool:
+        with get_client(sync_client=True) as client:
+            shares = [run for run in client.read_task_runs() if run.name.startswith("share-")]
+        return bool(shares) and all(run.state and run.state.is_final() for run in shares)
+
+    assert wait_until(told, 60), "the server hears of task runs a little later"
 
 
 def test_a_process_that_needs_more_than_its_share_of_memory_is_told_so():

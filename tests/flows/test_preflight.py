@@ -12,6 +12,7 @@ from flows.room import ready
 from tasks.caching import artifacts
 from tasks.corpus import tokenize
 from tasks.errors import ExperimentError
+from tasks.evaluation_specs import CircuitSpec, SteeringSpec
 from tasks.harvest import harvest
 from tests.conftest import write_text
 
@@ -45,8 +46,11 @@ def test_what_is_wrong_is_said_before_any_work(tiny_yaml: Path, override: str, m
 
 
 def test_a_feature_that_one_dictionary_has_may_be_asked_of_all(tiny_yaml: Path):
-    prepare(load_config(str(tiny_yaml), ["evaluations=[{evaluation: steering, feature: 127}]"]))
-    prepare(load_config(str(tiny_yaml), ["evaluations=[{evaluation: circuit, feature: 127}]"]))
+    for evaluation in ("steering", "circuit"):
+        override = f"evaluations=[{{evaluation: {evaluation}, feature: 127}}]"
+        (asked,) = prepare(load_config(str(tiny_yaml), [override])).config.evaluations
+        assert isinstance(asked, SteeringSpec | CircuitSpec)
+        assert asked.feature == 127
 
 
 def test_an_empty_corpus_is_refused(tiny_yaml: Path, tmp_path: Path):
