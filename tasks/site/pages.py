@@ -1,9 +1,9 @@
 """Templates to pages, data to scripts that a page loads, and what every page of a site needs beside it.
 
 A page that is opened by double-click may not `fetch`, but may load scripts that lie beside it. So data comes as
-scripts: `saeflow.receive(NAME, DATA)` in `NAME.js`, which `saeflow.load(NAME)` of assets/site.js asks for. Text of models
-and corpora reaches a page in two ways, and neither takes it for markup: through a template, which escapes it, or as data,
-which scripts write with `textContent`.
+scripts: `saeflow.receive(NAME, DATA)` in `NAME.js`, which `saeflow.load(NAME)` of assets/site.js asks for. Text of
+models and corpora reaches a page in two ways, and neither takes it for markup: through a template, which escapes it, or
+as data, which scripts write with `textContent`.
 """
 
 import json
