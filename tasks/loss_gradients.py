@@ -2,8 +2,8 @@
 
     g = ∂L/∂x        L: the next-token loss (nats), summed over the tokens of a row
 
-For every held-out token row, at every position. What moves x by a little, by Δ say, changes the loss of all the text that
-follows by g·Δ, to first order; ablating a feature there is Δ = −f w (sae_core.interventions).
+For every held-out token row, at every position. What moves x by a little, by Δ say, changes the loss of all the text
+that follows by g·Δ, to first order; ablating a feature there is Δ = −f w (sae_core.interventions).
 
 Files of some rows each, `{first row}.safetensors`: for each hook point [rows, P, d] in bfloat16, whose range holds the
 smallest gradient. They are read through a memory map.
