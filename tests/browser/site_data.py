@@ -11,7 +11,7 @@ import inspect
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,13 @@ NAV = {"Overview": "index.html", "Features": "features.html"}
 
 LONG_WORD = "W" * 10_240
 HOSTILE = [
-    "<script>alert(1)</script>", "</textarea>", "</script><script>alert(2)</script>", "</title><img src=x onerror=alert(3)>",
+    "<script>alert(1)</script>", "</textarea>", "</script><script>alert(2)</script>",
+    "</title><img src=x onerror=alert(3)>",
     "\"><svg onload=alert(4)>", "'-alert(5)-'", "<!--", "{{7*7}}", "javascript:alert(6)", "__proto__", "&lt;b&gt;",
-    "\u202eevil\u202c", "\u200f", "\u2066", "שלום", " مرحبا", "\ud800", "\udfff\ud800", "\x00", "\x1b[31m", "\x7f", "\x85",
-    "\n", "\t", " ", "    ", "\r\n", "\u2028", "\ufeff", "\u200b", "\u3164", "e" + "\u0301" * 200, "\u0301", "👨‍👩‍👧",
+    "\u202eevil\u202c", "\u200f", "\u2066", "שלום", " مرحبا", "\ud800", "\udfff\ud800", "\x00", "\x1b[31m",
+    "\x7f", "\x85",
+    "\n", "\t", " ", "    ", "\r\n", "\u2028", "\ufeff", "\u200b", "\u3164", "e" + "\u0301" * 200, "\u0301",
+    "👨‍👩‍👧",
     "\\xe2\\x80", "", LONG_WORD,
 ]  # fmt: skip
 
@@ -43,7 +46,9 @@ def words() -> list[str]:
     import threading
 
     modules = (argparse, collections, datetime, inspect, logging, pathlib, random, re, subprocess, threading)
-    parts = [inspect.getdoc(each) or "" for module in modules for _, each in sorted(vars(module).items()) if callable(each)]
+    parts = [
+        inspect.getdoc(each) or "" for module in modules for _, each in sorted(vars(module).items()) if callable(each)
+    ]
     return re.findall(r" ?\w+| ?[^\w\s]+|\s", "\n".join(parts))
 
 
@@ -62,19 +67,24 @@ class Synthetic:
             self.places.setdefault(token, []).append(place)
         self.dead = {feature for feature in range(n_features) if feature % 11 == 7}
         self.own = [self.luck.randrange(min(len(self.texts), 900)) for _ in range(n_features)]
-        self.maximum = [None if f in self.dead else round(self.luck.lognormvariate(1.5, 0.5), 4) for f in range(n_features)]
+        self.maximum = [
+            None if f in self.dead else round(self.luck.lognormvariate(1.5, 0.5), 4) for f in range(n_features)
+        ]
         self.parameters: dict[str, Any] = {"expansion": 4, "k": 32, "lr": 0.0004, "l1_coefficient": None}
         self.explanations = {
-            feature: f"the token {self.texts[self.own[feature]]!r}, mostly in documentation of functions and their arguments"
+            feature: f"the token {self.texts[self.own[feature]]!r}, mostly in documentation of functions and arguments"
             for feature in range(0, n_features, 3)
             if feature not in self.dead
         }
         self.links: dict[str, list[list[str]]] = {}
+        self.said: Callable[[str], str] = str
 
     def entry(self) -> dict[str, Any]:
         return {
-            "slug": self.slug, "ref": f"dictionary/{self.slug[-8:]}", "name": f"{self.method} (expansion=4, k=32)",
-            "hook_point": "blocks.3.hook_resid_post", "method": self.method, "parameters": self.parameters, "n_features": self.n,
+            "slug": self.slug, "ref": f"dictionary/{self.slug[-8:]}", 
+            "name": self.said(f"{self.method} (expansion=4, k=32)"),
+            "hook_point": self.said("blocks.3.hook_resid_post"), "method": self.said(self.method),
+            "parameters": self.parameters, "n_features": self.n,
         }  # fmt: skip
 
     def write(self, place: Path, shards: int | None = None) -> None:
@@ -90,7 +100,7 @@ class Synthetic:
             write_script(place, f"{browse}/explained/{shard:04}", explained)
 
     def index(self) -> dict[str, Any]:
-        dead = [["never fires on held-out text", sorted(self.dead)]]
+        dead = [[self.said("never fires on held-out text"), sorted(self.dead)]]
 
         def some(draw: Any) -> list[float | None]:
             return [None if feature in self.dead else float(f"{draw():.6g}") for feature in range(self.n)]
@@ -106,17 +116,24 @@ class Synthetic:
             ["fragments", "fragments of 64 tokens in which it fires", alive, []],
         ]  # fmt: skip
         return {
-            **self.entry(), "model": "SmolLM2-135M-Instruct", "shard_size": SHARD, "rows": 400_000, "fragment_length": FRAGMENT,
-            "columns": [dict(zip(("name", "meaning", "values", "missing"), column, strict=True)) for column in columns],
-            "tokens": [[] if f in self.dead else [self.own[f], *self.luck.sample(range(len(self.texts)), 2)] for f in range(self.n)],
+            **self.entry(), "model": self.said("SmolLM2-135M-Instruct"), "shard_size": SHARD,
+            "rows": 400_000, "fragment_length": FRAGMENT,
+            "columns": [
+                {"name": name, "meaning": self.said(meaning), "values": values, "missing": missing}
+                for name, meaning, values, missing in columns
+            ],
+            "tokens": [
+                [] if f in self.dead else [self.own[f], *self.luck.sample(range(len(self.texts)), 2)] for f in range(self.n)
+            ],
         }  # fmt: skip
 
     def more(self) -> dict[str, Any]:
         scores = {str(feature): round(self.luck.betavariate(3, 2), 4) for feature in list(self.explanations)[:-2]}
-        unscored = [["the simulator gave the same value everywhere", list(self.explanations)[-2:]]]
+        unscored = [[self.said("the simulator gave the same value everywhere"), list(self.explanations)[-2:]]]
         return {
             "columns": [
-                {"name": "score", "meaning": "correlation of real and simulated activations", "values": scores, "missing": unscored}
+                {"name": self.said("score"), "meaning": self.said("correlation of real and simulated activations"),
+                 "values": scores, "missing": unscored}
             ],
             "explanations": {str(feature): text for feature, text in self.explanations.items()},
             "explained": sorted({feature // SHARD for feature in self.explanations})[:64],
@@ -143,8 +160,10 @@ class Synthetic:
             return values
 
         return {
-            "text": self.explanations[feature], "explainer": "SmolLM2-135M-Instruct, by generated_logprobs", "reason": None,
-            "scores": [["top and random", 0.6123, None], ["top", 0.7, None], ["random", None, "no random fragment was left"],
+            "text": self.explanations[feature], "explainer": self.said("SmolLM2-135M-Instruct, by generated_logprobs"),
+            "reason": None,
+            "scores": [[self.said("top and random"), 0.6123, None], ["top", 0.7, None],
+                       ["random", None, self.said("no random fragment was left")],
                        ["detection", 0.71, None], ["token table, the baseline", 0.55, None]],
             "simulated": [*([kind, rank, simulated(contexts[kind][rank])] for kind in ("top", "random")
                             for rank in range(min(2, len(contexts[kind])))), ["random", 19, [0.0] * FRAGMENT]],
@@ -153,7 +172,11 @@ class Synthetic:
     def feature(self, feature: int, windows: dict[int, int]) -> dict[str, Any]:
         luck = self.luck
         others = [other for other in luck.sample(range(min(self.n, 2 * SHARD)), min(10, self.n)) if other != feature]
-        partners = [] if feature in self.dead else [[o, luck.randrange(5, 90), 0.31, None if o % 5 == 0 else 0.22] for o in others]
+        partners = (
+            []
+            if feature in self.dead
+            else [[o, luck.randrange(5, 90), 0.31, None if o % 5 == 0 else 0.22] for o in others]
+        )
         logits = sorted((round(luck.gauss(0, 2), 4) for _ in range(20)), reverse=True)
         some = luck.sample(range(len(self.texts)), 20)
         paired = [list(pair) for pair in zip(some, logits, strict=True)]
@@ -201,7 +224,11 @@ def tidy(seed: int = 0) -> Synthetic:
     made.links = {
         "0": [
             ["upstream", "feature 5 of relu at blocks.2.hook_resid_post, effect 0.31", f"features.html#{made.slug}/5"],
-            ["downstream", "feature 9 of relu at blocks.4.hook_resid_post, effect −0.08", f"features.html#{made.slug}/9"],
+            [
+                "downstream",
+                "feature 9 of relu at blocks.4.hook_resid_post, effect −0.08",
+                f"features.html#{made.slug}/9",
+            ],
             ["study", "Indirect object identification", "index.html"],
         ]
     }
@@ -216,6 +243,7 @@ def hostile(seed: int = 2) -> Synthetic:
     luck = random.Random(seed)
     made = Synthetic("pca-blocks.3.hook_resid_post-eeeeffff", "pca", 128, seed, luck.choices(HOSTILE, k=6000))
     made.explanations = {feature: HOSTILE[feature % len(HOSTILE)] for feature in range(128) if feature not in made.dead}
+    made.said = lambda text: f"{text} <img src=x onerror=alert(8)>\u202e"
     made.parameters = {text: text for text in HOSTILE[:6]} | {"__proto__": HOSTILE[0]}
     made.links = {"0": [["study", text, "javascript:alert(7)"] for text in HOSTILE[:4]]}
     return made
@@ -224,7 +252,9 @@ def hostile(seed: int = 2) -> Synthetic:
 def write_site(place: Path, *dictionaries: Synthetic, shards: int | None = None) -> Path:
     """Write a site with the browsers of these dictionaries; returns its page of features."""
     write_assets(place)
-    write_page(place, "features", "features", title="Features", site="a synthetic experiment", nav=NAV, here="features.html")
+    write_page(
+        place, "features", "features", title="Features", site="a synthetic experiment", nav=NAV, here="features.html"
+    )
     write_page(place, "index", "base", title="Overview", site="a synthetic experiment", nav=NAV, here="index.html")
     write_script(place, "data/dictionaries", [dictionary.entry() for dictionary in dictionaries])
     for dictionary in dictionaries:

@@ -27,7 +27,7 @@ saeflow.contexts = (() => {
     const first = whole ? 0 : Math.max(0, peak - BEFORE);
     const end = whole ? tokens.length : Math.min(tokens.length, peak + BEHIND + 1);
     const made = element("p", { class: simulated ? "text simulated" : "text" });
-    if (first > 0) made.append(element("span", { class: "faint" }, "… "));
+    if (first > 0) made.append(element("span", { class: "faint" }, "…\u00a0"));
     for (let at = first; at < end; at++) {
       const text = texts[tokens[at]];
       const value = values[at];
@@ -49,7 +49,7 @@ saeflow.contexts = (() => {
       });
       made.append(word);
     }
-    if (end < tokens.length) made.append(element("span", { class: "faint" }, " …"));
+    if (end < tokens.length) made.append(element("span", { class: "faint" }, "\u00a0…"));
     return made;
   }
 
@@ -84,6 +84,8 @@ saeflow.contexts = (() => {
 
   // The readout: what a token is worth, beside it. One for the page, for the pointer and for the keyboard.
 
+  let pointed = null;
+
   function point(word) {
     const readout = document.getElementById("readout");
     const { text, value, fires, effect, simulated, place } = facts.get(word);
@@ -97,19 +99,32 @@ saeflow.contexts = (() => {
           : fires ? "— (not measured here)" : "— (it does not fire here)")),
       element("span", { class: "faint" }, place));
     readout.hidden = false;
-    const at = word.getClientRects()[0] ?? word.getBoundingClientRect();
+    pointed?.removeAttribute("aria-describedby");
+    pointed = word;
+    pointed.setAttribute("aria-describedby", "readout");
+    follow();
+  }
+
+  /** Put the readout beside its token, wherever that was scrolled to. */
+  function follow() {
+    const readout = document.getElementById("readout");
+    if (readout.hidden) return;
+    const rectangles = [...pointed.getClientRects()];
+    if (!rectangles.length) { // its page is gone
+      leave();
+      return;
+    }
+    // Of a token that is broken over lines, the longer part.
+    const at = rectangles.reduce((one, other) => (other.width > one.width ? other : one));
     const { width, height } = readout.getBoundingClientRect();
     const left = Math.max(4, Math.min(at.left, document.documentElement.clientWidth - width - 4));
     const above = at.top - height - 6;
     readout.style.left = `${left}px`;
     readout.style.top = `${above > 0 ? above : at.bottom + 6}px`;
-    for (const other of document.querySelectorAll("[aria-describedby=readout]")) other.removeAttribute("aria-describedby");
-    word.setAttribute("aria-describedby", "readout");
   }
 
   function leave() {
-    const readout = document.getElementById("readout");
-    if (!readout.hidden) readout.hidden = true;
+    document.getElementById("readout").hidden = true;
   }
 
   /** Point at tokens within an element by pointer and by focus, and go from one to the next by ← and →. */
@@ -119,7 +134,7 @@ saeflow.contexts = (() => {
     within.addEventListener("pointerleave", leave);
     within.addEventListener("focusin", (event) => tokenOf(event) && point(tokenOf(event)));
     within.addEventListener("focusout", leave);
-    document.addEventListener("scroll", leave, { passive: true });
+    document.addEventListener("scroll", follow, { passive: true });
     within.addEventListener("keydown", (event) => {
       const word = tokenOf(event);
       // A click focuses too, but whoever clicked still turns the pages with the arrows.

@@ -6,7 +6,9 @@ saeflow.featurePage = (() => {
   const DEAD = "it never fires on held-out text";
   let whole = false; // fragments, from one feature to the next
 
-  const dash = (why) => element("p", {}, numberOrWhy(null, why));
+  const LONG = 600; // characters of an explanation that are shown at once
+
+  const dash = (why) => element("p", { class: "faint" }, numberOrWhy(null, why), ` ${why}`);
 
   function table(caption, heads, rows, why) {
     if (!rows.length) return [element("h3", {}, caption), dash(why)];
@@ -19,7 +21,8 @@ saeflow.featurePage = (() => {
 
   function statistics({ dictionary, wish }) {
     const rows = [...dictionary.columns.values()].map((column) => element("tr", {},
-      element("th", { scope: "row" }, element("span", { title: column.meaning, class: "hint" }, column.name)),
+      element("th", { scope: "row" }, element("span", { title: column.meaning, class: "hint" },
+        text.shown(column.name, { edges: false, limit: 60 }))),
       ...numbers([column.value(wish.feature), column.why(wish.feature)])));
     return element("section", {}, element("h2", {}, "Statistics"),
       element("table", { class: "statistics" }, element("caption", { class: "unseen" }, "Statistics of the feature"), element("tbody", {}, ...rows)));
@@ -43,7 +46,7 @@ saeflow.featurePage = (() => {
       "its direction has no logits"));
     return element("section", {},
       element("h2", { title: "what its written direction adds to the logits of the next token, through the last norm and the unembedding", class: "hint" }, "Next tokens"),
-      element("div", { class: "pair" }, list("Promoted", entry.promoted, "hot"), list("Suppressed", entry.suppressed, "cold")));
+      element("div", { class: "pair" }, list("Promoted", entry.promoted, "up"), list("Suppressed", entry.suppressed, "down")));
   }
 
   function others({ dictionary, entry, wish, dead }) {
@@ -82,13 +85,17 @@ saeflow.featurePage = (() => {
     const made = element("section", { class: "explanation" }, element("h2", {}, "Explanation"));
     if (said === undefined || said === null) {
       const why = explained?.reason ?? dead ?? "this feature was not among those that were explained";
-      made.append(element("p", {}, numberOrWhy(null, why), element("span", { class: "faint" }, ` ${why}`)));
-    } else made.append(element("blockquote", {}, element("bdi", {}, text.shown(said, { edges: false }))));
+      made.append(dash(why));
+    } else {
+      const quoted = (limit) => element("blockquote", {}, element("bdi", {}, text.shown(said, { edges: false, limit })));
+      made.append(quoted(LONG));
+      if (said.length > LONG) made.append(element("details", {}, element("summary", {}, "The whole explanation"), quoted(Infinity)));
+    }
     if (!explained) return made;
     if (explained.explainer) made.append(element("p", { class: "faint" }, "by ", element("bdi", {}, text.shown(explained.explainer, { edges: false }))));
     if (explained.scores.length) {
       made.append(element("dl", { class: "scores" }, ...explained.scores.map(([name, value, reason]) => element("div", {},
-        element("dt", {}, text.shown(name, { edges: false })), element("dd", {}, numberOrWhy(value, reason))))));
+        element("dt", {}, text.shown(name, { edges: false, limit: 60 })), element("dd", {}, numberOrWhy(value, reason))))));
     }
     if (explained.simulated.length) made.append(simulation(explained.simulated, contexts, options));
     return made;
@@ -106,9 +113,9 @@ saeflow.featurePage = (() => {
     });
     const kinds = [...new Set(simulated.map(([kind]) => NAMES[kind] ?? kind))].join(" and ");
     return element("details", { open: true }, element("summary", {}, "Real and simulated"),
-      element("p", { class: "faint" }, `The ${kinds} fragments that it was scored on: the ground of a token is as bright as `
-        + "the feature is strong there, the bar below it as strong as the simulator, who knew the explanation only, said.",
-        missing ? ` ${missing} more ${missing === 1 ? "is" : "are"} not on this page.` : ""),
+      element("p", { class: "faint" }, `The ${kinds} fragments that it was scored on. Behind each token is the real activation; the bar below is what the `
+        + "simulator, which knew only the explanation, expected.",
+        missing ? ` ${missing} more ${missing === 1 ? "is" : "are"} not among the fragments of this page.` : ""),
       element("ol", { class: "contexts" }, ...items));
   }
 
@@ -141,7 +148,7 @@ saeflow.featurePage = (() => {
     return element("nav", { class: "steps controls", "aria-label": "Features" },
       element("a", { class: "button", href: wish.with({ feature: null }).hash() }, "← all features"),
       element("span", { class: "faint" }, at < 0 ? `not among the ${told(order.length)} of this search` : `${told(at + 1)} of ${told(order.length)}`),
-      step("‹ previous", order[at - 1], "prev", "Previous feature"), step("next ›", order[at + 1], "next", "Next feature"));
+      step("‹ prev", order[at - 1], "prev", "Previous feature"), step("next ›", order[at + 1], "next", "Next feature"));
   }
 
   /** Draw the page of `wish.feature` into `view`. `data` is of Dictionary.feature, `order` the features of the wish. */

@@ -30,7 +30,8 @@ saeflow.featureTable = (() => {
       page: 1,
     });
     const cell = (name, label, meaning, kind) => element("th", { scope: "col", class: kind, "data-column": name ?? "" },
-      element("button", { type: "button", title: meaning, onclick: () => sort(name, drawn.wish) }, label));
+      element("button", { type: "button", title: meaning, onclick: () => sort(name, drawn.wish) },
+        saeflow.text.shown(label, { edges: false, limit: 60 })));
     part("features").tHead.rows[0].replaceChildren(
       cell(null, "Feature", "its number in the dictionary", "number"),
       element("th", { scope: "col" }, "Explanation, or strongest tokens"),
@@ -57,7 +58,8 @@ saeflow.featureTable = (() => {
       oninput: (event) => changed(end, event.target.value),
     }));
     return element("div", { class: "range" },
-      element("span", { class: "name" }, name), element("span", { class: "faint meaning" }, meaning),
+      element("span", { class: "name" }, saeflow.text.shown(name, { edges: false, limit: 60 })),
+      element("span", { class: "faint meaning" }, saeflow.text.shown(meaning, { edges: false, limit: 300 })),
       field("low", "min"), field("high", "max"));
   }
 

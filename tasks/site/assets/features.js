@@ -50,7 +50,7 @@
     if (data === null) {
       saeflow.histogram.clear();
       part("feature-view").replaceChildren();
-      part("about").replaceChildren(about(dictionary, chosen));
+      part("about").replaceChildren(about(dictionary));
       document.title = title;
       saeflow.featureTable.show(dictionary, next, change);
       if (before && before.feature !== null) comeBack(before.feature);
@@ -78,12 +78,12 @@
     row?.scrollIntoView({ block: "nearest" });
   }
 
-  function about(dictionary, chosen) {
+  function about(dictionary) {
     const { model, hook_point, method, rows, parameters } = dictionary.about;
     const told = Object.entries(parameters).filter(([, value]) => value !== null)
       .map(([name, value]) => `${name}=${typeof value === "string" ? value : JSON.stringify(value)}`);
-    const said = [chosen.name, model, hook_point, [method, ...told].join(" "), `${rows.toLocaleString("en")} held-out tokens`];
-    return element("bdi", {}, saeflow.text.shown([...new Set(said)].join(" · "), { edges: false, limit: 600 }));
+    const said = [model, hook_point, [method, ...told].join(" "), `${rows.toLocaleString("en")} held-out tokens`];
+    return element("bdi", {}, saeflow.text.shown(said.join(" · "), { edges: false, limit: 600 }));
   }
 
   function choose(known, chosen) {
@@ -116,7 +116,7 @@
     const instead = missing ? error.instead : [];
     const said = saeflow.text.shown(error.message, { edges: false, limit: 300 });
     part("message").replaceChildren(element("div", { class: "note" },
-      element("h1", {}, missing ? "Not here" : "Data is missing"),
+      element("h1", {}, missing ? "Not in this report" : "Data is missing"),
       element("p", {}, element("bdi", {}, said)),
       missing ? null : element("p", {}, "The report's folder must be copied whole: features.html with assets, browse and data beside it. "
         + "If it is whole, make the report again."),
@@ -127,10 +127,10 @@
   /** Follow a change that the reader makes. With `keep`, what was before is one step back. */
   function change(settings, { keep = true } = {}) {
     const hash = wish.with(settings).hash();
-    if (hash === location.hash) return;
+    if (hash === location.hash) return null;
     if (keep) history.pushState(null, "", hash);
     else history.replaceState(null, "", hash);
-    show();
+    return show();
   }
 
   window.addEventListener("hashchange", (event) => {
@@ -144,10 +144,21 @@
     location.hash = new saeflow.Wish({ slug: event.target.value, query, sort, down }).hash();
   });
   let typing;
+  async function search() {
+    clearTimeout(typing);
+    if (wish && wish.query !== part("query").value) await change({ query: part("query").value, page: 1 }, { keep: false });
+  }
   part("query").addEventListener("input", () => {
     clearTimeout(typing);
-    typing = setTimeout(() => wish && change({ query: part("query").value, page: 1 }, { keep: false }), TYPING);
+    typing = setTimeout(search, TYPING);
   });
+  part("query").addEventListener("keydown", async (event) => {
+    if (event.key !== "Enter") return;
+    event.preventDefault();
+    await search();
+    part("features").tBodies[0].querySelector("a")?.click();
+  });
+  part("wish").addEventListener("submit", (event) => event.preventDefault());
   for (const name of ["alive", "explained"]) {
     part(name).addEventListener("change", (event) => change({ [name]: event.target.checked, page: 1 }));
   }
@@ -155,10 +166,6 @@
     part("query").focus();
     part("query").value = "";
     change({ query: "", alive: false, explained: false, ranges: new Map(), page: 1 });
-  });
-  part("wish").addEventListener("submit", (event) => {
-    event.preventDefault();
-    part("features").tBodies[0].querySelector("a")?.click();
   });
   part("features").tBodies[0].addEventListener("click", (event) => {
     const marking = String(getSelection()) !== "";
