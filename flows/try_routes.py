@@ -161,13 +161,15 @@ async def _question(request: Request, kind: type[Asked]) -> Asked:
         if len(body) > LARGEST_QUESTION:
             raise HTTPException(413, f"A question has at most {LARGEST_QUESTION:,} bytes. Shorten the text.")
     try:
-        return kind.model_validate_json(body)
+        return kind.model_validate(json.loads(body))
     except ValidationError as error:
         problems = (
             f"{'.'.join(map(str, each['loc'])) or 'the question'}: {each['msg']}"
             for each in error.errors(include_input=False, include_url=False, include_context=False)
         )
         raise HTTPException(422, "; ".join(problems)) from None
+    except (ValueError, RecursionError):
+        raise HTTPException(422, "The question is not JSON.") from None
 
 
 def _take(turn: threading.Lock) -> None:

@@ -202,7 +202,7 @@ def continuations(subject: Subject, question: ContinuationQuestion) -> Iterator[
     """What is written up to now, `{unsteered, steered}`, after each token.
 
     Raises:
-        ExperimentError: there is no such feature, the text is too long, or the strength leaves no numbers.
+        ExperimentError: there is no such feature, or the text is too long.
     """
     _check_feature(subject, question.feature)
     tokens = read(subject.model, question.text, question.new_tokens)
@@ -214,7 +214,7 @@ def continuations(subject: Subject, question: ContinuationQuestion) -> Iterator[
 
 @torch.inference_mode()
 def edited(
-    subject: Subject, question: ContinuationQuestion, w_d: Float[Tensor, d], x_Td: Float[Tensor, "T d"]
+    subject: Subject, question: ContinuationQuestion, w_d: Float[Tensor, " d"], x_Td: Float[Tensor, "T d"]
 ) -> Float[Tensor, "T d"]:
     """Activations with the feature changed."""
     if question.edit == "steer":
@@ -243,8 +243,6 @@ def _written(
             return x_2Pd.flatten(0, 1)
 
         predicted_2V, cache = next_logits(subject.model.bridge, unread, subject.hook_point, replace, cache)
-        if predicted_2V.isnan().any():
-            raise ExperimentError(f"with strength {question.strength:g} the model computes no numbers. Lower it.")
         log_p_2V = going_on(predicted_2V, end).cpu()
         if question.sampling == "greedy":
             next_2 = log_p_2V.argmax(1)
