@@ -116,7 +116,13 @@ def test_what_fires_is_seen_as_one_types(page: "Page", served: Served, problems:
     page.locator("#strip button.fires").first.wait_for()
     assert page.get_by_label("Feature", exact=True).input_value() == number
     assert page.url.endswith(f"#topk-{HOOK_POINT}-{served.made.topk.key[:8]}/{number}")
-    assert "Here it is at most" in page.locator("#about").inner_text()
+    about = page.locator("#about").inner_text()
+    assert "Here it is at most" in about
+    assert "at “ cat”, “</script><script>alert(1)</script>”" in about  # what the browser of features says of it
+    assert "On held-out text: 9.5 on average where it fires, at most 9.5." in about
+    assert rows.first.get_by_text("<b>animals</b> that sleep").count() == 1
+    link = rows.first.get_by_role("link").first.get_attribute("href")
+    assert link == f"features.html#{page.url.partition('#')[2]}"
     camera(page, "features", whole=True)
     assert serious(page) == []
     assert problems == []

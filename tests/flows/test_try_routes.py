@@ -53,7 +53,8 @@ def test_the_dictionaries_are_those_of_the_report(client: TestClient, made: Made
     told = client.get(f"{TRY}/dictionaries").json()
     assert [each["ref"] for each in told["dictionaries"]] == [str(ref) for ref in made[1:]]
     assert told["dictionaries"][0]["slug"] == f"topk-{HOOK_POINT}-{made.topk.key[:8]}"
-    assert not told["dictionaries"][0]["browse"]
+    assert [each["browse"] for each in told["dictionaries"]] == [True, False, False, False]
+    assert told["features_page"]
     assert client.get("/report/ffff/try/dictionaries").status_code == 404
 
 

@@ -16,7 +16,7 @@ from tasks.compute import Compute
 from tasks.harvest import harvest
 from tasks.random_model import randomize_model
 from tasks.rows import open_store, rows_to_fit_on
-from tasks.site.pages import write_assets, write_page
+from tasks.site.pages import write_assets, write_page, write_script
 from tasks.specs import RowFilter, StorageSpec
 from tests.tasks.evaluate.subjects import reader
 
@@ -65,7 +65,13 @@ def made_report(refs: dict[str, ArtifactRef]) -> Made:
         nav = {"Overview": "index.html", "Try it": "try.html"}
         write_page(place, "try", "try", title="Try it", site="tiny", nav=nav, here="try.html")
         write_page(place, "index", "try", title="Overview", site="tiny", nav=nav, here="index.html")
+        write_page(place, "features", "try", title="Features", site="tiny", nav=nav, here="features.html")
         write_assets(place)
+        browse = f"browse/topk-{HOOK_POINT}-{made[0].key[:8]}"
+        columns = [{"name": name, "meaning": "", "values": [9.5] * FEATURES} for name in ("maximum", "mean")]
+        write_script(place, f"{browse}/index", {"columns": columns, "tokens": [[0, 1]] * FEATURES})
+        write_script(place, f"{browse}/tokens", [" cat", "</script><script>alert(1)</script>"])
+        write_script(place, f"{browse}/more", {"explanations": {"18": "<b>animals</b> that sleep"}})
 
     inputs: dict[str, Any] = {f"dictionaries.{number}": ref for number, ref in enumerate(made)}
     report = artifacts().build(
