@@ -216,6 +216,10 @@ def test_a_token_tells_its_value_to_the_pointer_and_to_the_keyboard(visit: Visit
     counts = [item.locator(".token").count() for item in page.locator(".contexts li").all()]
     assert set(counts) == {64}
 
+    page.locator(".token").nth(5).click()  # who clicks on a token still turns the pages with the arrows
+    page.keyboard.press("ArrowRight")
+    heading(page, "Feature 4")
+
 
 def test_what_is_missing_says_why(visit: Visitor, address: str, camera: Camera):
     dead = min(TIDY.dead)
@@ -335,6 +339,8 @@ def test_axe_finds_no_serious_violation(visit: Visitor, served: str, theme: str,
         "nothing": ("#nothing", ".note"),
     }
     for name, (shown, there) in views.items():
+        if width == 400 and name not in ("table", "feature"):
+            continue
         page = visit(served, shown, width, theme)
         page.locator(there).first.wait_for()
         if name == "feature":

@@ -130,15 +130,19 @@ saeflow.contexts = (() => {
   /** Point at tokens within an element by pointer and by focus, and go from one to the next by ← and →. */
   function listen(within) {
     const tokenOf = (event) => event.target.closest?.(".token");
+    let clicked = null; // a click focuses too, but whoever clicked still turns the pages with the arrows
+    within.addEventListener("pointerdown", (event) => { clicked = tokenOf(event); });
     within.addEventListener("pointerover", (event) => (tokenOf(event) ? point(tokenOf(event)) : leave()));
     within.addEventListener("pointerleave", leave);
     within.addEventListener("focusin", (event) => tokenOf(event) && point(tokenOf(event)));
-    within.addEventListener("focusout", leave);
+    within.addEventListener("focusout", (event) => {
+      leave();
+      if (tokenOf(event) === clicked) clicked = null;
+    });
     document.addEventListener("scroll", follow, { passive: true });
     within.addEventListener("keydown", (event) => {
       const word = tokenOf(event);
-      // A click focuses too, but whoever clicked still turns the pages with the arrows.
-      if (!word?.matches(":focus-visible") || event.ctrlKey || event.altKey || event.metaKey) return;
+      if (!word || word === clicked || event.ctrlKey || event.altKey || event.metaKey) return;
       if (event.key === "Escape") {
         event.stopPropagation();
         word.blur();

@@ -1,26 +1,14 @@
 "use strict";
-// How strong a feature is where it is active: a chart for the eye, a table for everyone. Plotly is loaded when the first
-// chart is drawn, after what is text.
+// How strong a feature is where it is active: a chart for the eye, which is drawn after all that is text, and a table
+// for everyone.
 
 saeflow.histogram = (() => {
   const { element, told } = saeflow;
-  let plotly = null;
   let shown = null; // what to draw again when the theme changes
   let logarithmic = false; // from one feature to the next
 
-  function library() {
-    plotly ??= new Promise((resolve, reject) => {
-      const script = element("script", { src: "assets/plotly.min.js", onload: () => resolve(window.Plotly), onerror: () => {
-        plotly = null;
-        reject(new Error("assets/plotly.min.js cannot be loaded"));
-      } });
-      document.head.append(script);
-    });
-    return plotly;
-  }
-
   async function draw({ place, low, high, counts }) {
-    const Plotly = await library();
+    const Plotly = await saeflow.plotly();
     if (!place.isConnected) return; // the reader has gone on
     const style = getComputedStyle(document.documentElement);
     const colour = (name) => style.getPropertyValue(`--${name}`).trim();

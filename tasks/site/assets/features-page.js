@@ -34,19 +34,20 @@ saeflow.featurePage = (() => {
   }
 
   function logits({ dictionary, entry }) {
-    const strongest = Math.max(...[...entry.promoted, ...entry.suppressed].map(([, logit]) => Math.abs(logit)));
+    const promoted = entry.promoted ?? [], suppressed = entry.suppressed ?? [];
+    const strongest = Math.max(...[...promoted, ...suppressed].map(([, logit]) => Math.abs(logit)));
     const list = (caption, found, kind) => element("div", {}, ...table(
       caption, [["token"], ["logit", "number"]],
       found.map(([token, logit]) => {
-        const cell = element("td", {}, text.token(dictionary.tokens[token], { limit: 40 }));
         const value = element("td", { class: `number bar ${kind}` }, told(logit));
         value.style.setProperty("--share", strongest > 0 ? Math.abs(logit) / strongest : 0);
-        return element("tr", {}, cell, value);
-      }),
-      "its direction has no logits"));
-    return element("section", {},
-      element("h2", { title: "what its written direction adds to the logits of the next token, through the last norm and the unembedding", class: "hint" }, "Next tokens"),
-      element("div", { class: "pair" }, list("Promoted", entry.promoted, "up"), list("Suppressed", entry.suppressed, "down")));
+        return element("tr", {}, element("td", {}, text.token(dictionary.tokens[token], { limit: 40 })), value);
+      })));
+    const meaning = "what its written direction adds to the logits of the next token, through the last norm and the unembedding";
+    const none = dictionary.about.logits_undefined ?? "none was computed";
+    return element("section", {}, element("h2", { title: meaning, class: "hint" }, "Next tokens"),
+      promoted.length + suppressed.length === 0 ? dash(none)
+        : element("div", { class: "pair" }, list("Promoted", promoted, "up"), list("Suppressed", suppressed, "down")));
   }
 
   function others({ dictionary, entry, wish, dead }) {

@@ -130,6 +130,7 @@ saeflow.featureTable = (() => {
     const first = (page - 1) * ROWS;
     const rows = [...features.subarray(first, first + ROWS)].map((feature) => row(dictionary, feature, wish));
     part("features").tBodies[0].replaceChildren(...rows);
+    saeflow.scatter.show(dictionary, wish, change);
     part("features").caption.textContent = `Features of ${dictionary.about.ref}`;
     part("count").textContent = counted(features.length, dictionary.size, first, rows.length, wish);
   }

@@ -13,12 +13,13 @@
 
   const dictionaries = saeflow.load("data/dictionaries");
 
-  /** What the URL asks for. Fields are redrawn for a change of history, and kept while someone types in them. */
+  /** Show what the URL asks for. */
   async function show() {
     const mine = ++turn;
     performance.mark("show");
     const asked = saeflow.Wish.read(location.hash);
-    const waiting = setTimeout(() => { part("count").textContent = "Loading…"; }, 300);
+    if (wish === null) part("table-view").hidden = asked.feature !== null;
+    const waiting = setTimeout(() => { part("loading").hidden = false; }, 300);
     try {
       const known = await dictionaries;
       const chosen = asked.slug === null ? known[0] : known.find(({ slug }) => slug === asked.slug);
@@ -37,6 +38,7 @@
       if (mine === turn) complain(error);
     } finally {
       clearTimeout(waiting);
+      if (mine === turn) part("loading").hidden = true;
     }
   }
 
@@ -62,7 +64,7 @@
       // From feature to feature one compares the same part of the page.
       if (before?.feature == null) window.scrollTo(0, 0);
       if (before) part("feature-title").focus({ preventScroll: true });
-      requestIdleCallback(() => {
+      (window.requestIdleCallback ?? setTimeout)(() => {
         const near = [order[at + 1], order[at - 1]].filter((feature) => feature !== undefined);
         for (const feature of near) dictionary.feature(feature).catch(() => {}); // told when it is opened
       });
