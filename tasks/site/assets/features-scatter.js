@@ -30,11 +30,19 @@ saeflow.scatter = (() => {
 
   function axis({ name, numbers }, found, colour) {
     const values = found.map((feature) => numbers[feature]);
-    const low = Math.min(...values), high = Math.max(...values);
+    const low = Math.min(...values),
+      high = Math.max(...values);
     return {
-      title: { text: saeflow.text.shown(name, { edges: false, limit: 60 }).textContent.replaceAll("<", "&lt;"), standoff: 8 },
+      title: {
+        text: saeflow.text.shown(name, { edges: false, limit: 60 }).textContent.replaceAll("<", "&lt;"),
+        standoff: 8,
+      },
       type: low > 0 && high > WIDE * low ? "log" : "linear",
-      gridcolor: colour("line"), linecolor: colour("faint"), zerolinecolor: colour("line"), automargin: true, exponentformat: "power",
+      gridcolor: colour("line"),
+      linecolor: colour("faint"),
+      zerolinecolor: colour("line"),
+      automargin: true,
+      exponentformat: "power",
     };
   }
 
@@ -42,24 +50,44 @@ saeflow.scatter = (() => {
     const place = part("scatter").querySelector(".plot");
     const [x, y] = columns();
     const { found, all } = points([x, y]);
-    const said = all > found.length
-      ? `The first ${MOST.toLocaleString("en")} of ${all.toLocaleString("en")} features in the table's order.`
-      : `${all.toLocaleString("en")} features that have both numbers.`;
+    const said =
+      all > found.length
+        ? `The first ${MOST.toLocaleString("en")} of ${all.toLocaleString("en")} features in the table's order.`
+        : `${all.toLocaleString("en")} features that have both numbers.`;
     part("scatter").querySelector(".said").textContent = `${said} A point opens its feature.`;
-    place.setAttribute("aria-label", `${y.name} against ${x.name} of ${found.length} features, of which the table has the numbers.`);
+    place.setAttribute(
+      "aria-label",
+      `${y.name} against ${x.name} of ${found.length} features, of which the table has the numbers.`,
+    );
     const Plotly = await saeflow.plotly();
     const style = getComputedStyle(document.documentElement);
     const colour = (name) => style.getPropertyValue(`--${name}`).trim();
     const values = ({ numbers }) => found.map((feature) => numbers[feature]);
-    await Plotly.react(place, [{
-      type: "scatter", mode: "markers", x: values(x), y: values(y), customdata: found,
-      marker: { color: `rgba(${colour("fire")}, 0.55)`, size: 6 },
-      hovertemplate: "feature %{customdata}<br>%{x}, %{y}<extra></extra>",
-    }], {
-      height: 360, margin: { l: 60, r: 10, t: 10, b: 50 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      font: { family: "system-ui, sans-serif", size: 12, color: colour("ink") },
-      xaxis: axis(x, found, colour), yaxis: axis(y, found, colour), hovermode: "closest",
-    }, { displayModeBar: false, responsive: true });
+    await Plotly.react(
+      place,
+      [
+        {
+          type: "scatter",
+          mode: "markers",
+          x: values(x),
+          y: values(y),
+          customdata: found,
+          marker: { color: `rgba(${colour("fire")}, 0.55)`, size: 6 },
+          hovertemplate: "feature %{customdata}<br>%{x}, %{y}<extra></extra>",
+        },
+      ],
+      {
+        height: 360,
+        margin: { l: 60, r: 10, t: 10, b: 50 },
+        paper_bgcolor: "rgba(0,0,0,0)",
+        plot_bgcolor: "rgba(0,0,0,0)",
+        font: { family: "system-ui, sans-serif", size: 12, color: colour("ink") },
+        xaxis: axis(x, found, colour),
+        yaxis: axis(y, found, colour),
+        hovermode: "closest",
+      },
+      { displayModeBar: false, responsive: true },
+    );
     place.removeAllListeners("plotly_click");
     place.on("plotly_click", ({ points: [point] }) => {
       location.hash = shown.wish.with({ feature: point.customdata }).hash();
@@ -68,7 +96,9 @@ saeflow.scatter = (() => {
 
   function redraw() {
     if (!shown?.wish.plot) return;
-    draw().catch((error) => { part("scatter").querySelector(".said").textContent = `No chart: ${error.message}.`; });
+    draw().catch((error) => {
+      part("scatter").querySelector(".said").textContent = `No chart: ${error.message}.`;
+    });
   }
   document.addEventListener("themechange", redraw);
 
@@ -80,8 +110,12 @@ saeflow.scatter = (() => {
     const chosen = columns();
     ["x", "y"].forEach((axis, k) => {
       const select = part("scatter").querySelector(`[data-axis=${axis}]`);
-      if (fresh) select.replaceChildren(...[...dictionary.columns.keys()].map((name) => element("option", { value: name },
-        saeflow.text.shown(name, { edges: false, limit: 60 }).textContent)));
+      if (fresh)
+        select.replaceChildren(
+          ...[...dictionary.columns.keys()].map((name) =>
+            element("option", { value: name }, saeflow.text.shown(name, { edges: false, limit: 60 }).textContent),
+          ),
+        );
       select.value = chosen[k].name;
     });
     redraw();

@@ -1,13 +1,22 @@
 "use strict";
-// What a reader wishes to see, as a URL says it: `#SLUG/123?q=month&sort=-density&min.maximum=2&page=3`. The page has no
-// other state, so whatever is on the screen can be shared, reloaded and gone back to.
+// What a reader wishes to see, as a URL says it: `#SLUG/123?q=month&sort=-density&min.maximum=2&page=3`. The page has
+// no other state, so whatever is on the screen can be shared, reloaded and gone back to.
 
 saeflow.Wish = class Wish {
   /** `feature` is null for the table; `page` counts from 1; `plot` names two columns, `x` and `y`. */
   constructor(settings = {}) {
     Object.assign(this, {
-      slug: null, feature: null, query: "", sort: null, down: false, alive: false, explained: false,
-      ranges: new Map(), page: 1, plot: null, ...settings,
+      slug: null,
+      feature: null,
+      query: "",
+      sort: null,
+      down: false,
+      alive: false,
+      explained: false,
+      ranges: new Map(),
+      page: 1,
+      plot: null,
+      ...settings,
     });
   }
 
