@@ -8,11 +8,11 @@ from typing import Any, Literal, NamedTuple, get_args
 from tasks.interpret.access import Access
 from tasks.interpret.answers import chat_answer
 from tasks.interpret.client import Client, CountTokens, NoReply, ServerError, all_of, most_used
-from tasks.interpret.detect import detect, detect_requests
+from tasks.interpret.detect import batches, detect, detect_requests
 from tasks.interpret.explain import explain, explain_request, sentence
 from tasks.interpret.fragments import FeatureFragments
 from tasks.interpret.interpreted import Interpreted
-from tasks.interpret.intruder import find_intruders, intruder_requests
+from tasks.interpret.intruder import find_intruders, intruder_requests, trials
 from tasks.interpret.ledger import Clock, ledger_of_this_run
 from tasks.interpret.modes import ABILITIES, Ability, chat_request, find_ability, remembered_ability
 from tasks.interpret.prompts import version
@@ -145,7 +145,7 @@ def estimate(
         request
         for fragments in features
         for request in _requests(replies, fragments, explainer, scorers, server, abilities, seed)
-        if replies.find(request) is None
+        if not replies.has(request)
     ]
     usages = [most_used(request, count_tokens) for request in requests]
     costs = [access.cost(request.model, *usage) for request, usage in zip(requests, usages, strict=True)]
@@ -220,7 +220,7 @@ def _requests(
     """Every request that `_interpret` sends, if no answer has to be asked for again."""
     model = server.scorer
     if "intruder" in scorers:
-        yield from intruder_requests(model, fragments, seed)
+        yield from intruder_requests(model, trials(fragments, seed))
     contrastive = explainer == "contrastive"
     if not fragments.train or (contrastive and not fragments.lookalike):
         return
@@ -231,6 +231,8 @@ def _requests(
     if abilities.simulation is not None:
         for fragment in (*fragments.top, *fragments.random):
             yield simulate_request(model, explanation, fragment, abilities.simulation)
-    for kind in ("detection", "fuzzing"):
-        if kind in scorers and abilities.chat is not None:
-            yield from detect_requests(model, explanation, fragments, kind, abilities.chat.alternatives, seed)
+    if abilities.chat is not None:
+        shown = batches(fragments, seed)
+        for kind in ("detection", "fuzzing"):
+            if kind in scorers:
+                yield from detect_requests(model, explanation, shown, kind, abilities.chat.alternatives)
