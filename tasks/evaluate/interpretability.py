@@ -81,7 +81,7 @@ STATISTICS = ("density", "skew", "kurtosis")
 Values = dict[str, Any]
 
 
-@step(kind="evaluation", code_version="1")
+@step(kind="evaluation", code_version="2")
 def evaluate_interpretability(
     place: Path,
     dictionary: ArtifactRef,

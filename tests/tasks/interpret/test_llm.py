@@ -14,6 +14,8 @@ from tasks.interpret.budget import BudgetSpent
 from tasks.interpret.client import ServerError
 from tasks.interpret.explain import sentence
 from tasks.interpret.llm import Estimate, Interpretation, Scorer, check, estimate, interpret
+from tasks.interpret.modes import ABILITIES
+from tasks.interpret.replies import Replies, Request
 from tasks.interpret.servers import ServerSpec
 from tests.tasks.interpret.conftest import FastClock, spec, words
 from tests.tasks.interpret.loopback_server import Server, loopback, planted_features
@@ -162,6 +164,17 @@ def test_the_estimate_is_what_is_asked(home: Path, clock: FastClock):
     assert "as the subject's tokenizer counts them; at most " in str(told)
 
 
+def test_an_estimate_opens_no_reply_but_explanations(home: Path, clock: FastClock, monkeypatch: pytest.MonkeyPatch):
+    with loopback() as server:
+        run(server, clock)
+        opened: list[Request] = []
+        find = Replies.find
+        monkeypatch.setattr(Replies, "find", lambda self, request: opened.append(request) or find(self, request))
+        assert estimate(FEATURES, "llm", ALL, spec(server), Access(), words, seed=0).requests == 0
+    assert len([request for request in opened if request.model == "explaining"]) == len(FEATURES)
+    assert len(opened) <= len(FEATURES) + 2 * len(ABILITIES)
+
+
 @pytest.mark.parametrize("mode", ["prompt_logprobs", "generated_logprobs", "text", "auto"])
 def test_an_estimate_needs_neither_a_server_nor_a_key(mode: str, home: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("OPENAI_API_KEY")
@@ -193,6 +206,9 @@ def test_a_feature_without_fragments_is_null_with_a_reason(home: Path, clock: Fa
         ("what follows 'than'", "what follows 'than'"),
         ("'", "'"),
         ("  \n ", None),
+        ("<think>\nCats? Yes.\n</think>\n\nwords about cats", "words about cats"),
+        ("Cats? Yes.\n</think>\nwords about cats", "words about cats"),
+        ("<think>\nThe passages are all", None),
     ],
 )
 def test_an_explanation_is_one_line(text: str, said: str | None):
