@@ -3,6 +3,8 @@
 import asyncio
 import sys
 from collections.abc import Collection, Coroutine, Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, NamedTuple, get_args
 
 from tasks.interpret.access import Access
@@ -13,8 +15,8 @@ from tasks.interpret.explain import explain, explain_request, sentence
 from tasks.interpret.fragments import FeatureFragments
 from tasks.interpret.interpreted import Interpreted
 from tasks.interpret.intruder import find_intruders, intruder_requests, trials
-from tasks.interpret.ledger import Clock, ledger_of_this_run
-from tasks.interpret.modes import ABILITIES, Ability, chat_request, find_ability, remembered_ability
+from tasks.interpret.ledger import Clock, Ledger, ledger_of_this_run
+from tasks.interpret.modes import ABILITIES, Ability, find_ability, remembered_ability
 from tasks.interpret.prompts import version
 from tasks.interpret.replies import Replies, Request, replies_of
 from tasks.interpret.servers import OPENAI, Mode, ServerSpec, credentials
@@ -65,25 +67,26 @@ def check(server: ServerSpec, access: Access, scorers: Sequence[Scorer], clock: 
     """See within seconds whether the server can do what will be asked of it, and how.
 
     Raises ExperimentError: no key or a wrong one, a server that cannot be reached, a model that it does not know, a
-    mode that it does not have.
+    mode that it does not have. A few short questions are in nobody's budget.
     """
+    unlimited = access.model_copy(update={"budget_tokens": None, "budget_currency": None})
 
-    client = _client(server, access, len, clock)
-
-    async def see() -> Abilities:
+    async def see(client: Client) -> Abilities:
         async with client:
             await client.reach()
             for model in dict.fromkeys((server.explainer, server.scorer)):
                 try:
                     # The shortest question decides. Some servers list their models to anybody, whatever the key, and
                     # some answer for models that they do not list.
-                    await client.ask(chat_request(model, [{"role": "user", "content": "Say 1."}], 1), probe=True)
+                    await client.greet(model)
                 except NoReply as error:
                     told = f"{client.base_url} does not chat with {model!r}: {error}.{client.offers()}"
                     raise ServerError(told) from None
             return await _abilities(client, server, scorers)
 
-    return asyncio.run(see())
+    with TemporaryDirectory() as place:
+        ledger = Ledger(Path(place) / "check.json")
+        return asyncio.run(see(Client(credentials(server, access), unlimited, _about, ledger, clock or Clock())))
 
 
 def interpret(
@@ -101,7 +104,8 @@ def interpret(
     Raises ServerError or BudgetSpent when it cannot go on. What was answered by then is found again by the next run.
     """
 
-    client = _client(server, access, count_tokens, clock)
+    ledger = ledger_of_this_run()
+    client = Client(credentials(server, access), access, count_tokens, ledger, clock or Clock())
 
     async def run() -> Interpretation:
         async with client:
@@ -158,14 +162,15 @@ def estimate(
     )
 
 
-def _client(server: ServerSpec, access: Access, count_tokens: CountTokens, clock: Clock | None) -> Client:
-    return Client(credentials(server, access), access, count_tokens, ledger_of_this_run(), clock or Clock())
+def _about(text: str) -> int:
+    """Tokens of a text, where no tokenizer is at hand."""
+    return len(text) // 4
 
 
 def _modes(server: ServerSpec, scorers: Sequence[Scorer]) -> tuple[Collection[Mode], Collection[Mode]]:
     """Those that will do for simulation, and for detection and fuzzing; none where these are not asked for."""
     simulation = get_args(Mode) if server.mode == "auto" else (server.mode,)
-    chat: tuple[Mode, ...] = ("generated_logprobs", "text")
+    chat: tuple[Mode, ...] = ("text",) if server.mode == "text" else ("generated_logprobs", "text")
     return (
         simulation if "simulation" in scorers else (),
         chat if "detection" in scorers or "fuzzing" in scorers else (),
