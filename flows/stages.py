@@ -253,9 +253,9 @@ class Walk:
         return [made.ref for made in self.together(jobs)]
 
     def compare(self) -> Iterator[ArtifactRef | None]:
-        """The dictionaries' interpretability side by side, for each way in which it was asked."""
+        """The dictionaries' interpretability side by side, for each way in which activations were simulated."""
         for spec in self.config.evaluations:
-            if isinstance(spec, InterpretabilitySpec):
+            if isinstance(spec, InterpretabilitySpec) and "simulation" in spec.scorers:
                 those = tuple(made.ref for made in self.evaluated if made.job.inputs.get("spec") == spec.resolved())
                 inputs = {"names": tuple(map(str, those)), "evaluations": those}
                 yield self.one("evaluate", f"compare {title(spec)}", compare_interpretability, **inputs)
