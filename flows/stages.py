@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
+from flows.parameters import ExperimentConfig
 from flows.preflight import Prepared
 from flows.studies import Made, Reading, readings, studies, study_of, title
 from storage.artifacts import ArtifactRef
@@ -23,6 +24,7 @@ from tasks.harvest import harvest
 from tasks.random_model import randomize_model
 from tasks.report import report
 from tasks.samples import sample_text
+from tasks.site.material import About
 from tasks.specs import BaselineSpec, DictionarySpec, StageName
 from tasks.train import train
 
@@ -239,6 +241,7 @@ class Walk:
             "report",
             "report",
             report,
+            about=about_of(self.config),
             # The tables name artifacts, and a key holds only the digests of references: so also by name.
             names=tuple(map(str, [*dictionaries, *evaluations[self.reconstructions :], *self.comparisons])),
             dictionaries=tuple(dictionaries),
@@ -254,6 +257,11 @@ def dictionaries_of(subject: Subject) -> list[Made]:
         for made in subject.made
         if made.job.about is not None
     ]
+
+
+def about_of(config: ExperimentConfig) -> About:
+    """What a report says of the experiment: where and how wide it runs changes nothing that it shows."""
+    return About(name=config.name, config=config.model_dump(mode="json", exclude={"compute", "invalidate_from"}))
 
 
 def look_up(jobs: Sequence[Job]) -> list[ArtifactRef | None]:
