@@ -18,6 +18,9 @@ COLOURS = ("#3f8fd8", "#e0822b", "#2fa37a", "#c766b0", "#c9a227", "#8179d6", "#c
 DASHES = ("solid", "dot", "dash", "longdash", "dashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star", "triangle-down")
 DIGITS = 6
+MANY_POWERS = 5  # of ten, on one axis
+HEIGHT = 260
+LINE = 20  # of a legend, in pixels
 
 Trace = Mapping[str, Any]
 
@@ -75,9 +78,17 @@ def figure(traces: Iterable[Any], x: str, y: str, **layout: Any) -> dict[str, An
     """The figure as JSON, without a template: what is not said here is of the theme."""
     import plotly.graph_objects as go  # a second, for those who need it
 
-    made = go.Figure(list(traces))
-    made.update_layout(template="none", margin={"l": 64, "r": 16, "t": 12, "b": 52}, **layout)
-    made.update_layout(legend={"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0, "font": {"size": 12}})
+    drawn = list(traces)
+    named = [trace.name for trace in drawn if trace.showlegend is not False]
+    # Names are long: the legend stands below the axes, a line for each, and takes nothing from their height.
+    legend = {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom", "entrywidth": 1}
+    legend |= {"entrywidthmode": "fraction", "font": {"size": 12}}
+    below = LINE * len(named) + 60
+    made = go.Figure(drawn)
+    made.update_layout(
+        template="none", showlegend=True, legend=legend, height=HEIGHT + below,
+        margin={"l": 64, "r": 16, "t": 12, "b": below}, **layout,
+    )  # fmt: skip
     made.update_xaxes(title_text=x, title_standoff=10)
     made.update_yaxes(title_text=y, title_standoff=8)
     told: dict[str, Any] = made.to_plotly_json()
@@ -113,6 +124,17 @@ def bars(values: Sequence[float | None], bounds: Sequence[Sequence[float] | None
     array = [up for up, _ in pairs]
     told = {"type": "data", "array": array, "arrayminus": [down for _, down in pairs], "symmetric": False}
     return {f"error_{axis}": {**told, "thickness": 1, "width": 4}}
+
+
+def logarithmic(values: Iterable[float | None]) -> dict[str, Any]:
+    """A logarithmic axis for these values, with ticks at 1, 2 and 5; a plain one where they are not all above zero."""
+    there = [value for value in values if value is not None]
+    if not there or min(there) <= 0:
+        return {"type": "linear"}
+    powers = range(math.floor(math.log10(min(there))), math.ceil(math.log10(max(there))) + 1)
+    steps = (1, 2, 5) if len(powers) < MANY_POWERS else (1,)
+    ticks = [step * 10.0**power for power in powers for step in steps]
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
 def thinned(count: int, most: int) -> list[int]:

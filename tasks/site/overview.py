@@ -123,7 +123,7 @@ def write_summary(place: Path, material: Material, sentences: Sequence[Sentence]
         "experiment": material.about.name,
         "dictionaries": len(material.rows),
         "hook_points": len(material.hook_points),
-        "verdict": [sentence._asdict() for sentence in sentences],
+        "verdict": [{"text": each.text, "numbers": each.numbers} for each in sentences],
         "run": facts,
         "config": material.about.config,
     }

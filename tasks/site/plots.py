@@ -14,7 +14,7 @@ import numpy as np
 
 from storage.tables import read_table, write_table
 from tasks.caching import artifacts
-from tasks.site.figures import Group, Marks, Plot, bars, figure, thinned
+from tasks.site.figures import Group, Marks, Plot, bars, figure, logarithmic, thinned
 from tasks.site.material import Material
 from tasks.site.pages import write_script
 from tasks.site.study_plots import erasure, interpretability, ioi
@@ -58,7 +58,7 @@ def fronts(place: Path, material: Material, marks: Marks) -> Iterator[Plot]:
                 f"Mean number of active features against the fraction of variance unexplained, of {len(here)} "
                 "dictionaries: the nearer to the lower left corner the better.",
                 f"{L0}. {FVU}",
-                _points(material, marks, here, [row["fvu"] for row in here], "fraction of variance unexplained"),
+                _points(material, marks, here, [row["fvu"] for row in here], "FVU"),
                 ("dictionaries.parquet",),
             )
         for table, rows in material.of_kind("faithfulness"):
@@ -98,12 +98,11 @@ def _points(
     traces = [
         go.Scatter(
             x=[row["l0"]], y=[value], name=material.label(row), mode="markers",
-            marker=marks.points(material.label(row)), hovertemplate="L0 %{x:.4g}<br>%{y:.4g}", **bars([value], [bound]),
+            marker=marks.points(material.label(row)), cliponaxis=False, hovertemplate="L0 %{x:.4g}<br>%{y:.4g}", **bars([value], [bound]),
         )
         for row, value, bound in zip(rows, values, bounds, strict=True)
     ]  # fmt: skip
-    logarithmic = min(row["l0"] for row in rows) > 0
-    return figure(traces, "L0", y, xaxis_type="log" if logarithmic else "linear")
+    return figure(traces, "L0", y, xaxis=logarithmic(row["l0"] for row in rows), yaxis_rangemode="tozero")
 
 
 def training(place: Path, material: Material, marks: Marks) -> Iterator[Plot]:
@@ -124,7 +123,7 @@ def training(place: Path, material: Material, marks: Marks) -> Iterator[Plot]:
     write_table(place / "data" / "training.parquet", lines)
     for number, hook_point in enumerate(material.hook_points, 1):
         here = [row for row in material.at(hook_point) if row["ref"] in logs]
-        for name, told in (("fvu", "fraction of variance unexplained"), ("l0", "L0")):
+        for name, told in (("fvu", "FVU"), ("l0", "L0")):
             traces = []
             for row in here:
                 own, label = [line for line in lines if line["ref"] == row["ref"]], material.label(row)
@@ -137,10 +136,10 @@ def training(place: Path, material: Material, marks: Marks) -> Iterator[Plot]:
             if traces:
                 yield Plot(
                     f"training-{name}-{number}",
-                    f"{'FVU' if name == 'fvu' else 'L0'} while training at {hook_point}",
+                    f"{told} while training at {hook_point}",
                     f"The {told} of the batches of {len(traces)} dictionaries, as they were trained on more rows.",
                     (FVU.replace("held-out rows", "the rows of a batch") if name == "fvu" else L0),
-                    figure(traces, "rows trained on", told, yaxis_type="log"),
+                    figure(traces, "rows trained on", told, yaxis=logarithmic(line[name] for line in lines)),
                     ("data/training.parquet",),
                 )
 

@@ -33,10 +33,15 @@ class Cell(NamedTuple):
     number: bool = False
 
 
+class Column(NamedTuple):
+    name: str
+    meaning: str
+    number: bool
+
+
 class SmallTable(NamedTuple):
     caption: str
-    columns: Sequence[tuple[str, str]]
-    """Each with what it means."""
+    columns: Sequence[Column]
     rows: Sequence[Sequence[Cell]]
     file: str
     """All of it."""
@@ -66,14 +71,14 @@ ASKED = {
     "what that took from it was measured. A line joins a feature with those that it leans on most; its width is their "
     "share. Beside them, as many random active features are taken away.",
     "pattern": "Is there a feature that fires where the pattern is in the text, and nowhere else? The best one was "
-    "sought in one half of the held-out text and measured in the other, beside the best single dimension of the activations "
-    "and the best principal component. Then it was taken away, to see which next tokens become less likely.",
+    "sought in one half of the held-out text and measured in the other, beside the best single dimension of the "
+    "activations and the best principal component. Then it was taken away: which next tokens become less likely?",
     "steering": "What does the model write when more of a feature is added to its activations? The share of the "
-    "written tokens that match the pattern says whether it did what the feature is about, and the perplexity whether the text "
-    "is still readable.",
+    "written tokens that match the pattern says whether it did what the feature is about, and the perplexity whether "
+    "the text is still readable.",
     "ioi": "How few features, and how small an edit, have the model name somebody else? Features are moved from a "
-    "prompt to one with another name, those with the largest effect first, until the predictions are half as far from those "
-    "for the other prompt.",
+    "prompt to one with another name, those with the largest effect first, until the predictions are half as far from "
+    "those for the other prompt.",
     "erasure": "How much of a name's gender does the model lose when one feature is projected out, how far does that "
     "move its activations, and what else does it change? Beside it stand erasures that need no dictionary.",
 }
@@ -148,9 +153,11 @@ class _Writer:
         if not rows:
             return None
         cells = [[special(row, name) or told(row[name]) for name in columns] for row in chosen(rows)]
-        return SmallTable(
-            caption, [(name.replace("_", " "), why) for name, why in columns.items()], cells, self.copied(file)
-        )
+        named = [
+            Column(name.replace("_", " "), meaning, any(row[at].number for row in cells))
+            for at, (name, meaning) in enumerate(columns.items())
+        ]
+        return SmallTable(caption, named, cells, self.copied(file))
 
 
 def told(value: object) -> Cell:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.tables import write_table
-from tasks.site.figures import Marks, Plot, bars, figure, thinned
+from tasks.site.figures import Marks, Plot, bars, figure, logarithmic, thinned
 from tasks.site.headlines import headline_of
 from tasks.site.material import Material, Study
 from tasks.study_tables import Row
@@ -115,7 +115,7 @@ def ioi(place: Path, material: Material, marks: Marks) -> Iterator[Plot]:
                     f"{KL}; {RANKED}" + ("" if x == "features" else "; edit: mean over positions"),
                     figure(
                         _curves(here, x, marks), told, "KL (nats)",
-                        **({"xaxis_type": "log"} if x == "features" else {}),
+                        **({"xaxis": logarithmic(line[x] for line in here if line[x])} if x == "features" else {}),
                     ),
                     (file,),
                 )  # fmt: skip

@@ -10,6 +10,7 @@ A sentence claims nothing without a number, and carries its numbers: `overview.j
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,9 +26,14 @@ DEAD = 0.1
 
 
 class Sentence(NamedTuple):
-    text: str
+    about: str
+    clauses: Sequence[str]
     numbers: Sequence[Mapping[str, Any]]
     """What it is made from, each number with what it is and where it was measured."""
+
+    @property
+    def text(self) -> str:
+        return f"{self.about}: {'; '.join(self.clauses)}."
 
 
 def verdict(material: Material) -> list[Sentence]:
@@ -43,7 +49,7 @@ def reconstruction(material: Material) -> Sentence:
         text, own = _best_at(material, hook_point)
         parts.append(f"at {hook_point}, {text}")
         numbers += own
-    return Sentence(f"Reconstruction: {'; '.join(parts)}.", numbers)
+    return Sentence("Reconstruction", parts, numbers)
 
 
 def _best_at(material: Material, hook_point: str) -> tuple[str, list[Mapping[str, Any]]]:
@@ -56,7 +62,18 @@ def _best_at(material: Material, hook_point: str) -> tuple[str, list[Mapping[str
     text = f"{material.label(best)} leaves {cell(best['fvu'])} of the variance unexplained at L0 {cell(best['l0'])}"
     baselines = [row for row in here if _is_baseline(material, row) and _comparable(row, best)]
     if not baselines:
-        return f"{text}, and no baseline has a comparable L0", numbers
+        nearest = min(
+            (row for row in here if _is_baseline(material, row) and row["l0"] and best["l0"]),
+            key=lambda row: abs(math.log(row["l0"] / best["l0"])),
+            default=None,
+        )
+        if nearest is None:
+            return f"{text}, and there is no baseline", numbers
+        text += "; no baseline has a comparable L0, the nearest, "
+        return f"{text}{material.label(nearest)} at L0 {cell(nearest['l0'])}, leaves {cell(nearest['fvu'])}", [
+            *numbers,
+            _numbers(nearest, "fvu", "l0"),
+        ]
     other = min(baselines, key=lambda row: row["fvu"])
     ratio = {"fvu_ratio": other["fvu"] / best["fvu"]} if best["fvu"] > 0 else {}
     numbers.append({**_numbers(other, "fvu", "l0"), **ratio})
@@ -108,8 +125,8 @@ def evaluations(material: Material) -> Sentence:
         parts.append(text)
         numbers += own
     if not parts:
-        return Sentence("Evaluations: none was asked for beyond the reconstruction.", [])
-    return Sentence(f"Evaluations: {'; '.join(parts)}.", numbers)
+        return Sentence("Evaluations", ["none was asked for beyond the reconstruction"], [])
+    return Sentence("Evaluations", parts, numbers)
 
 
 def _told(title: str, found: Finding) -> tuple[str, list[Mapping[str, Any]]]:
@@ -138,14 +155,14 @@ def _called(row: Row) -> str:
 
 def suspicions(material: Material) -> Sentence:
     """Dead features, a short corpus, a control that is as good, results that are not defined."""
-    found = [*_dead(material), *_short(material), *_control(material), *_undefined(material)]
+    found = [*_dead(material), *_short(material), *_control(material), *_undefined(material), *_warned(material)]
     if not found:
-        text = (
-            f"nothing by these rules: no dictionary has more than {DEAD:.0%} dead features, the corpus is as long as "
+        text = f"nothing by these rules: no dictionary has more than {DEAD:.0%} dead features, the corpus is as long "
+        text += (
+            "as asked for, no control is as good as what it stands beside, every result is defined, and there is no "
         )
-        text += "asked for, no control is as good as what it stands beside, and every result is defined"
-        return Sentence(f"Suspicious: {text}.", [])
-    return Sentence(f"Suspicious: {'; '.join(text for text, _ in found)}.", [numbers for _, numbers in found])
+        return Sentence("Suspicious", [f"{text}warning"], [])
+    return Sentence("Suspicious", [text for text, _ in found], [numbers for _, numbers in found])
 
 
 def _dead(material: Material) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -195,6 +212,17 @@ def _undefined(material: Material) -> Iterator[tuple[str, Mapping[str, Any]]]:
             f"{len(missing)} of {total} results of evaluations are undefined (their cells say why)",
             {"undefined_results": len(missing), "results": total},
         )
+
+
+def _warned(material: Material) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    warned = {name: manifest["notes"]["warnings"] for name, manifest in material.manifests.items()
+              if manifest["notes"].get("warnings")}  # fmt: skip
+    if warned:
+        name, warnings = next(iter(warned.items()))
+        row = material.by_name.get(name)
+        whose = f"{material.label(row)} at {row['hook_point']}" if row else name
+        text = f"of {len(warned)} of {len(material.manifests)} artifacts there is a warning, of {whose}: {warnings[0]}"
+        yield text, {"warned": len(warned), "artifacts": len(material.manifests), "warnings": warned}
 
 
 def _numbers(row: Row, *metrics: str, interval: str | None = None) -> dict[str, Any]:
