@@ -54,6 +54,12 @@ def inside_a_page(svg: str, prefix: str, label: str) -> Markup:
                 element.set(name, f"#{prefix}-{value[1:]}")
             elif "url(#" in value:
                 element.set(name, value.replace("url(#", f"url(#{prefix}-"))
+    reached: set[str] = set()
+    for link in root.iter(f"{{{SVG}}}a"):  # one for each line of a label
+        target = link.get(f"{{{XLINK}}}href", "")
+        if target in reached:
+            link.set("tabindex", "-1")
+        reached.add(target)
     root.attrib |= {"class": "circuit", "role": "group", "aria-label": label}
     ElementTree.register_namespace("", SVG)
     ElementTree.register_namespace("xlink", XLINK)

@@ -98,7 +98,8 @@ def _points(
     traces = [
         go.Scatter(
             x=[row["l0"]], y=[value], name=material.label(row), mode="markers",
-            marker=marks.points(material.label(row)), cliponaxis=False, hovertemplate="L0 %{x:.4g}<br>%{y:.4g}", **bars([value], [bound]),
+            marker=marks.points(material.label(row)), cliponaxis=False, hovertemplate="L0 %{x:.4g}<br>%{y:.4g}",
+            **bars([value], [bound]),
         )
         for row, value, bound in zip(rows, values, bounds, strict=True)
     ]  # fmt: skip
