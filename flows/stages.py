@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
+from flows.parameters import ExperimentConfig
 from flows.preflight import Prepared
 from flows.studies import Made, Reading, paged, pages_of, readings, studies, study_of, title
 from storage.artifacts import ArtifactRef
@@ -24,6 +25,7 @@ from tasks.loss_gradients import loss_gradients
 from tasks.random_model import randomize_model
 from tasks.report import report
 from tasks.samples import sample_text
+from tasks.site.material import About
 from tasks.specs import BaselineSpec, DictionarySpec, StageName
 from tasks.train import train
 
@@ -271,6 +273,7 @@ class Walk:
             "report",
             "report",
             report,
+            about=about_of(self.config),
             # The tables name artifacts, and a key holds only the digests of references: so also by name.
             names=tuple(map(str, [*dictionaries, *evaluations[self.reconstructions :], *self.comparisons])),
             dictionaries=tuple(dictionaries),
@@ -287,6 +290,11 @@ def dictionaries_of(subject: Subject) -> list[Made]:
         for made in subject.made
         if made.job.about is not None
     ]
+
+
+def about_of(config: ExperimentConfig) -> About:
+    """What a report says of the experiment: where and how wide it runs changes nothing that it shows."""
+    return About(name=config.name, config=config.model_dump(mode="json", exclude={"compute", "invalidate_from"}))
 
 
 def look_up(jobs: Sequence[Job]) -> list[ArtifactRef | None]:

@@ -9,8 +9,7 @@ from starlette.testclient import TestClient
 from flows.experiment_records import ExperimentRecords
 from flows.report_server import application
 from storage.artifacts import ArtifactRef, ArtifactStore
-from tasks.report import MEANINGS
-from tasks.report_page import page
+from tests.tasks.site.made_up import dictionary, material, overview
 
 EVIL = "<script>alert(1)</script>"
 
@@ -114,6 +113,7 @@ def test_names_of_others_are_escaped(tmp_path: Path):
     text = TestClient(application(store)).get("/").text
     assert "<script>" not in text
     assert "<b>" not in text
-    row = dict.fromkeys(("l0", "fvu", "cosine", "dead_fraction", "rows"), 0.5)
-    told = {**row, "hook_point": EVIL, "method": EVIL, "parameters": EVIL, "ref": EVIL}
-    assert "<script>" not in page([told], MEANINGS)
+    told = dictionary(EVIL, 0.5, place=EVIL, ref=EVIL, params={"k": EVIL}, model=EVIL)
+    page = overview(tmp_path, material(told))
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert" in page
