@@ -114,9 +114,14 @@
       : element("span", {}, ...content);
   }
 
+  let shown = null; // what the table shows
+
   function show() {
     showStrip();
-    showTokens();
+    // Left alone where it would be the same again: whoever is in it with the keyboard stays where they are.
+    const now = JSON.stringify([dictionary().slug, known.index !== undefined, answer.tokens]);
+    if (now !== shown) showTokens();
+    shown = now;
     showFeature();
   }
 
