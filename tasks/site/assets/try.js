@@ -154,7 +154,7 @@
         cell.append(all);
       }
       return element("tr", {},
-        element("th", { scope: "row" }, element("span", { class: "token mono" }, visible(token.text))),
+        element("th", { scope: "row" }, element("span", { class: "token mono" }, saeflow.text.shown(token.text))),
         element("td", { class: "number" }, String(token.active)),
         cell);
     }));
@@ -173,9 +173,6 @@
       }, told(token.values[place])),
       element("span", { class: "what" }, description(number))));
   }
-
-  /** A token on its own, where line ends and a lone space would not be seen. */
-  const visible = (text) => text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replace(/^ /, "␣");
 
   function pick(place) {
     const rows = [...at("tokens").tBodies[0].rows];
