@@ -12,7 +12,8 @@ REQUIREMENTS = {
     "saelens": "sae-lens==6.54.12",
     "dictionary_learning": "dictionary-learning==0.1.0",
     "sparsify": "eai-sparsify==1.3.3",
-    "sae_dashboard": "sae-dashboard==0.8.0",
+    # It takes NumPy 1, which later releases of pyarrow refuse to be imported with.
+    "sae_dashboard": "sae-dashboard==0.8.0 pyarrow==19.0.1",
 }
 
 
@@ -26,6 +27,9 @@ def python_of(peer: str) -> Path:
         venv.create(cache / peer, with_pip=True)
         torch_version = torch.__version__.split("+")[0]
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
-        subprocess.run([*pip, requirement, f"torch=={torch_version}"], check=True)
+        subprocess.run([*pip, *requirement.split(), f"torch=={torch_version}"], check=True)
+        # Where these come along they are built for another torch, and break what imports them; no peer needs them.
+        pip = [python, "-m", "pip", "uninstall", "--quiet", "--yes", "torchvision", "torchaudio"]
+        subprocess.run(pip, check=True)
         installed.write_text(requirement)
     return python
