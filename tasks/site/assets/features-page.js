@@ -277,10 +277,12 @@ saeflow.featurePage = (() => {
             label,
           );
     const told = (number) => number.toLocaleString("en");
+    const page = at < 0 ? wish.page : saeflow.featureTable.pageOf(at);
+    const back = wish.with({ feature: null, page });
     return element(
       "nav",
       { class: "steps controls", "aria-label": "Features" },
-      element("a", { class: "button", href: wish.with({ feature: null }).hash() }, "← all features"),
+      element("a", { class: "button", href: back.hash(), "data-back": true }, "← all features"),
       element(
         "span",
         { class: "faint" },

@@ -197,5 +197,8 @@ saeflow.featureTable = (() => {
       : "This dictionary has no features.";
   }
 
-  return { show, gist };
+  /** The page that has the feature at a place of the order. */
+  const pageOf = (at) => Math.floor(at / ROWS) + 1;
+
+  return { show, gist, pageOf };
 })();

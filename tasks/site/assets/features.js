@@ -226,7 +226,7 @@
     if (event.ctrlKey || event.altKey || event.metaKey || !wish) return;
     const inField = event.target.matches("input, select, textarea") && event.target.type !== "checkbox";
     if (event.key === "Escape" && inField) event.target.blur();
-    else if (event.key === "Escape" && wish.feature !== null) location.hash = wish.with({ feature: null }).hash();
+    else if (event.key === "Escape" && wish.feature !== null) part("feature-view").querySelector("[data-back]").click();
     else if (inField) return;
     else if (event.key === "/") {
       event.preventDefault();
