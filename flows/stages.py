@@ -248,6 +248,7 @@ class Walk:
             evaluations=tuple(evaluations[: self.reconstructions]),
             studies=tuple(evaluations[self.reconstructions :]),
             comparisons=tuple(self.comparisons),
+            pages=(),
         )
 
 

@@ -131,7 +131,8 @@ def training(place: Path, material: Material, marks: Marks) -> Iterator[Plot]:
                 traces.append(
                     go.Scatter(
                         x=[line["rows"] for line in own], y=[line[name] for line in own], name=label,
-                        mode="lines" if len(own) > 1 else "markers", line=marks.line(label), hovertemplate="%{x:,} rows<br>%{y:.4g}",
+                        mode="lines" if len(own) > 1 else "markers", line=marks.line(label),
+                        hovertemplate="%{x:,} rows<br>%{y:.4g}",
                     )
                 )  # fmt: skip
             if traces:
