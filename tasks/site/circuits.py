@@ -56,6 +56,7 @@ def inside_a_page(svg: str, prefix: str, label: str) -> Markup:
                 element.set(name, value.replace("url(#", f"url(#{prefix}-"))
     reached: set[str] = set()
     for link in root.iter(f"{{{SVG}}}a"):  # one for each line of a label
+        link.attrib.pop("target", None)  # the same site, and so the same tab
         target = link.get(f"{{{XLINK}}}href", "")
         if target in reached:
             link.set("tabindex", "-1")

@@ -130,8 +130,9 @@ def training(place: Path, material: Material, marks: Marks) -> Iterator[Plot]:
                 own, label = [line for line in lines if line["ref"] == row["ref"]], material.label(row)
                 traces.append(
                     go.Scatter(
-                        x=[line["rows"] for line in own], y=[line[name] for line in own], name=label, mode="lines",
-                        line=marks.line(label), hovertemplate="%{x:,} rows<br>%{y:.4g}",
+                        x=[line["rows"] for line in own], y=[line[name] for line in own], name=label,
+                        mode="lines" if len(own) > 1 else "markers", line=marks.line(label),
+                        hovertemplate="%{x:,} rows<br>%{y:.4g}",
                     )
                 )  # fmt: skip
             if traces:

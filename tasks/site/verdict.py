@@ -60,7 +60,7 @@ def _best_at(material: Material, hook_point: str) -> tuple[str, list[Mapping[str
     best = min(sparse, key=lambda row: row["fvu"])
     numbers: list[Mapping[str, Any]] = [_numbers(best, "fvu", "l0")]
     text = f"{material.label(best)} leaves {cell(best['fvu'])} of the variance unexplained at L0 {cell(best['l0'])}"
-    baselines = [row for row in here if _is_baseline(material, row) and _comparable(row, best)]
+    baselines = _baselines(material, here, best)
     if not baselines:
         nearest = min(
             (row for row in here if _is_baseline(material, row) and row["l0"] and best["l0"]),
@@ -82,7 +82,14 @@ def _best_at(material: Material, hook_point: str) -> tuple[str, list[Mapping[str
     if ratio:
         text += f": {cell(ratio['fvu_ratio'], '.3g')} times as much"
     faithful, own = _faithful(material, best, other)
-    return text + faithful, numbers + own
+    compared = [
+        (row, min(baseline["fvu"] for baseline in there))
+        for row in sparse
+        if (there := _baselines(material, here, row))
+    ]
+    less = sum(row["fvu"] < least for row, least in compared)
+    share = f", and {less} of {len(compared)} autoencoders that have such a baseline leave less than it"
+    return text + faithful + share, [*numbers, *own, {"compared": len(compared), "leave_less": less}]
 
 
 def _faithful(material: Material, best: Row, other: Row) -> tuple[str, list[Mapping[str, Any]]]:
@@ -100,6 +107,11 @@ def _faithful(material: Material, best: Row, other: Row) -> tuple[str, list[Mapp
         numbers: list[Mapping[str, Any]] = [_numbers(row, "ce_recovered", interval="ce_recovered") for row in pair]
         return f" (CE recovered {told[0]} and {told[1]}: their 95 % intervals {how})", numbers
     return "", []
+
+
+def _baselines(material: Material, here: Sequence[Row], row: Row) -> list[Row]:
+    """Those that are about as sparse as a dictionary."""
+    return [other for other in here if _is_baseline(material, other) and _comparable(other, row)]
 
 
 def _is_baseline(material: Material, row: Row) -> bool:

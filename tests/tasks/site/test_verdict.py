@@ -21,6 +21,7 @@ def test_an_autoencoder_is_held_against_the_best_baseline_of_comparable_sparsity
     assert "pca (k=32), leaves 0.5 at L0 32: 2.5 times as much" in told.text
     assert "identity" not in told.text, "what keeps everything is no baseline of comparable sparsity"
     assert told.numbers[1]["fvu_ratio"] == 2.5
+    assert "2 of 2 autoencoders that have such a baseline leave less than it" in told.text
 
 
 def test_without_a_comparable_baseline_the_nearest_is_told():
