@@ -14,7 +14,7 @@ from storage.errors import StorageError
 from tasks.errors import ExperimentError
 from tasks.references import find_name
 
-REPORT = "report"
+REPORT, COMPARISON = "report", "comparison"
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,14 @@ def find_run(store: AnyStore, typed: str) -> Run:
         if _report_key(record) == report.key:
             return Run(name, report, record.get("config"))
     return Run(str(report), report, None)
+
+
+def find_artifact(store: AnyStore, typed: str) -> ArtifactRef:
+    """The report of a run, or the comparison `comparison/KEY`. Raises as `find_run` does."""
+    if not typed.startswith(f"{COMPARISON}/"):
+        return find_run(store, typed).report
+    comparisons = {str(ref): ref for ref, _ in store.list(COMPARISON)}
+    return comparisons[find_name(typed, comparisons, store.uri, COMPARISON)]
 
 
 def _run_of(store: AnyStore, name: str, record: dict[str, Any]) -> Run:

@@ -28,7 +28,9 @@ def test_the_command_tells_what_changed_and_where_the_page_is(two_runs: Path):
     result = json.loads(saeflow("compare", "one", "two", "--home", two_runs, "--json").stdout)
     assert result["page"] == page
     assert result["experiments"] == ["one", "two"]
-    assert_refused(saeflow("compare", "one", "three", "--home", two_runs), "no experiment 'three'", "Experiments there: two, one")
+    assert_refused(
+        saeflow("compare", "one", "three", "--home", two_runs), "no experiment 'three'", "Experiments there: two, one"
+    )
 
 
 @pytest.mark.usefixtures("prefect_server")
