@@ -5,6 +5,7 @@
     train       6 · d · n a row that is trained on: encoder and decoder, forward and backward
     fit         2 · d · (d + n) a row
     evaluate    4 · d · n a row; what goes through the model 2 · (12 d² · layers + d · vocabulary) a token
+    pages       2 · d · n · (vocabulary + n)
 
 Attention, iterations (ICA, NMF), reading and writing are not counted: good to a factor of two or so, for a person to
 decide whether to wait.
@@ -29,6 +30,8 @@ from tasks.evaluation_specs import (
     ProbingSpec,
     SteeringSpec,
 )
+from tasks.feature_pages import feature_pages
+from tasks.loss_gradients import loss_gradients
 from tasks.samples import sample_text
 from tasks.specs import n_features
 
@@ -48,8 +51,12 @@ def operations(prepared: Prepared, job: Job) -> float:
     if job.stage not in ("train", "evaluate"):
         return 0.0
     if job.stage == "evaluate" and job.about is None:
-        return a_token * tokens_of_study(inputs)
+        read = 2.0 * config.corpus.held_out_tokens if job.step is loss_gradients else tokens_of_study(inputs)
+        return a_token * read
     d = model.width(inputs["hook_point"])
+    if job.step is feature_pages and job.about is not None:
+        n = n_features(job.about, d)
+        return 2.0 * d * n * (model.vocabulary + n)
     if job.stage == "evaluate":
         return 4.0 * d * n_features(job.about, d) * config.corpus.held_out_tokens if job.about else 0.0
     if "baseline" in inputs:

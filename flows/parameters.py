@@ -54,6 +54,11 @@ class ExperimentConfig(Spec):
         default=(),
         description="What every dictionary is asked beyond how well it reconstructs, baselines included.",
     )
+    feature_pages: bool = Field(
+        default=True,
+        description="Pages of single features for each trained dictionary, of the report; for baselines where an "
+        "evaluation reads their features and at most a quarter of their codes are not zero.",
+    )
     random_model: bool = Field(
         default=False,
         description="Control: also harvest the same model with random weights, train the first of the dictionaries on "

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flows.extension import find_base
+from flows.feature_readings import codes_of_a_row, features_with_pages
 from flows.parameters import ExperimentConfig
 from flows.wording import size
 from storage.artifacts import AnyStore, ArtifactRef
@@ -24,12 +25,13 @@ from tasks.harvest import store_layout
 from tasks.interpret.llm import check as check_server
 from tasks.language_model import ModelDescription, layer_of, prepare_model
 from tasks.loggers import check_loggers
+from tasks.loss_gradients import BYTES_OF_A_NUMBER
 from tasks.pattern_matches import compile_pattern
 from tasks.samples import check_sampling, find_samples, samples_of
-from tasks.specs import BaselineSpec, DictionarySpec, n_features
+from tasks.specs import n_features
 
 BYTES_OF_A_CODE = 8  # its place, and its value
-SPARSE_SHARE = 0.1  # of the features of an autoencoder that a penalty keeps sparse: a guess
+BYTES_OF_A_PAGE = 8192  # what it shows; windows of the text are shared by some features (docs/numbers.md)
 CHECKPOINT_COPIES = 4  # weights, two Adam moments, and the dictionary itself
 
 
@@ -216,7 +218,7 @@ def check_memory(config: ExperimentConfig, model: ModelDescription) -> None:
 
 
 def bytes_needed(config: ExperimentConfig, model: ModelDescription) -> dict[str, int]:
-    """Disk for tokens, activations and dictionaries, not counting what codecs save."""
+    """Disk for what takes any, by kind, not counting what codecs save."""
     length = config.corpus.context_length
     layouts = [
         store_layout(model, "", (rows // length,), length, config.hook_points, config.storage, seed=0)
@@ -225,27 +227,17 @@ def bytes_needed(config: ExperimentConfig, model: ModelDescription) -> dict[str,
     widths = [model.width(hook_point) for hook_point in config.hook_points]
     features = sum(n_features(spec, width) * width for width in widths for spec in config.dictionaries)
     models = 2 if config.random_model else 1
+    pages = features_with_pages(config, model)
+    gradients = BYTES_OF_A_NUMBER * sum(widths) * _rows(config)[1] if pages else 0
     return {
         "tokens": sum(_rows(config)) * 2 * 4,
         "activations": models * sum(layout.bytes() for layout in layouts),
         "dictionary": features * 2 * 4 * CHECKPOINT_COPIES,
-        "features": models * BYTES_OF_A_CODE * _rows(config)[1] * _codes(config, model),
+        "features": models * BYTES_OF_A_CODE * _rows(config)[1] * codes_of_a_row(config, model),
+        "gradients": gradients,
+        "pages": BYTES_OF_A_PAGE * pages,
+        "report": BYTES_OF_A_PAGE * pages,  # which has a copy
     }
-
-
-def _codes(config: ExperimentConfig, model: ModelDescription) -> int:
-    """Codes of a row that are kept, of all dictionaries whose features are read."""
-    read = {(spec.fragment_length, spec.seed) for spec in config.evaluations if isinstance(spec, InterpretabilitySpec)}
-    widths = [model.width(hook_point) for hook_point in config.hook_points]
-    specs = (*config.dictionaries, *config.baselines)
-    return len(read) * sum(round(active_features(spec, width)) for width in widths for spec in specs)
-
-
-def active_features(spec: DictionarySpec | BaselineSpec, width: int) -> float:
-    """How many features of a row are not zero, about."""
-    told = getattr(spec, "k", None) or getattr(spec, "target_l0", None)
-    penalised = any(getattr(spec, name, 0) for name in ("alpha", "l1_coefficient", "coefficient"))
-    return told or n_features(spec, width) * (SPARSE_SHARE if penalised else 1)
 
 
 def _rows(config: ExperimentConfig) -> tuple[int, int]:

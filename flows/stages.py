@@ -4,12 +4,12 @@ The same walk makes an experiment and plans it: what `run` does with the jobs of
 """
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from flows.preflight import Prepared
-from flows.studies import Made, Reading, readings, studies, study_of, title
+from flows.studies import Made, Reading, paged, pages_of, readings, studies, study_of, title
 from storage.artifacts import ArtifactRef
 from storage.errors import DamagedArtifact
 from tasks.baselines import fit_baseline
@@ -20,6 +20,7 @@ from tasks.evaluate.interpretability_comparison import compare_interpretability
 from tasks.evaluate.reconstruction import evaluate_reconstruction
 from tasks.evaluation_specs import InterpretabilitySpec
 from tasks.harvest import harvest
+from tasks.loss_gradients import loss_gradients
 from tasks.random_model import randomize_model
 from tasks.report import report
 from tasks.samples import sample_text
@@ -206,19 +207,50 @@ class Walk:
             jobs += [Job("evaluate", *study) for study in asked]
         self.evaluated = self.together(jobs)
         self.comparisons = list(self.compare())
+        self.pages = self.write_pages(features)
 
     def features(self) -> dict[Reading, ArtifactRef | None]:
-        """What evaluations read of the dictionaries' features, made before them."""
+        """What evaluations and pages read of the dictionaries' features, made before them."""
         read = [
             (reading, subject)
             for subject in self.subjects
             for reading in readings(self.prepared, dictionaries_of(subject))
         ]
+        read += [(reading, self.subjects[0]) for reading in self.paged() if (reading, self.subjects[0]) not in read]
         jobs = [
             Job("evaluate", *study_of(reading, self.prepared, self.given(subject)), reading.made.about)
             for reading, subject in read
         ]
         return {reading: made.ref for (reading, _), made in zip(read, self.together(jobs), strict=True)}
+
+    def paged(self) -> list[Reading]:
+        """The dictionaries of the model itself that have pages; those of the control are there to be counted."""
+        return paged(self.prepared, dictionaries_of(self.subjects[0]))
+
+    def write_pages(self, features: Mapping[Reading, ArtifactRef | None]) -> list[ArtifactRef | None]:
+        """Pages of single features, and before them what each place of the text does to the loss."""
+        read, prepared = self.paged(), self.prepared
+        if not read:
+            return []
+        given = {"model": prepared.model, "tokens": self.tokens}
+        gradients = self.one(
+            "evaluate",
+            "loss gradients",
+            loss_gradients,
+            **given,
+            hook_points=self.config.hook_points,
+            dtype=prepared.dtype,
+            compute=prepared.compute_harvest.model_copy(update={"workers": 1}),
+        )
+        jobs = [
+            Job(
+                "evaluate",
+                *pages_of(reading, prepared, {**given, "gradients": gradients}, features[reading]),
+                reading.made.about,
+            )
+            for reading in read
+        ]
+        return [made.ref for made in self.together(jobs)]
 
     def compare(self) -> Iterator[ArtifactRef | None]:
         """The dictionaries' interpretability side by side, for each way in which it was asked."""
@@ -245,6 +277,7 @@ class Walk:
             evaluations=tuple(evaluations[: self.reconstructions]),
             studies=tuple(evaluations[self.reconstructions :]),
             comparisons=tuple(self.comparisons),
+            pages=tuple(self.pages),
         )
 
 

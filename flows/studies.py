@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from flows.feature_readings import read_by_evaluations, read_by_pages
 from flows.preflight import Prepared
 from storage.artifacts import ArtifactRef
 from tasks.caching import Step
@@ -25,6 +26,7 @@ from tasks.evaluation_specs import (
     ProbingSpec,
     SteeringSpec,
 )
+from tasks.feature_pages import feature_pages
 from tasks.features import read_features
 from tasks.language_model import layer_of
 from tasks.specs import BaselineSpec, DictionarySpec
@@ -57,13 +59,37 @@ class Reading(NamedTuple):
 
 def readings(prepared: Prepared, dictionaries: Sequence[Made]) -> list[Reading]:
     """What evaluations read of the dictionaries' features, each once."""
-    read = [
-        Reading(made, spec.fragment_length, spec.seed)
-        for spec in prepared.config.evaluations
-        if isinstance(spec, InterpretabilitySpec)
+    return [Reading(made, *read) for read in read_by_evaluations(prepared.config) for made in dictionaries]
+
+
+def paged(prepared: Prepared, dictionaries: Sequence[Made]) -> list[Reading]:
+    """What the pages of single features read of these dictionaries."""
+    config, width = prepared.config, prepared.description.width
+    return [
+        Reading(made, *read)
         for made in dictionaries
+        for read in read_by_pages(config, made.about, width(made.hook_point))
     ]
-    return list(dict.fromkeys(read))
+
+
+def pages_of(
+    reading: Reading, prepared: Prepared, given: Mapping[str, ArtifactRef | None], features: ArtifactRef | None
+) -> Study:
+    """The step that writes pages.
+
+    Args:
+        given: `model`, `tokens` and `gradients`.
+    """
+    made = reading.made
+    inputs = {
+        **given,
+        "name": str(made.ref),
+        "dictionary": made.ref,
+        "features": features,
+        "hook_point": made.hook_point,
+        "compute": prepared.compute,
+    }
+    return Study(f"pages {made.name}", feature_pages, inputs)
 
 
 def study_of(reading: Reading, prepared: Prepared, given: Mapping[str, ArtifactRef | None]) -> Study:

@@ -197,7 +197,8 @@ def load(model: ArtifactRef, dtype: str, device: str) -> TransformerBridge:
     from transformer_lens.model_bridge.sources import build_bridge_from_module
 
     hf_model = load_plain(model, dtype).to(torch.device(device))
-    return build_bridge_from_module(hf_model, type(hf_model).__name__, hf_config=hf_model.config)
+    bridge = build_bridge_from_module(hf_model, type(hf_model).__name__, hf_config=hf_model.config)
+    return bridge.requires_grad_(False)  # it splits joined projections into weights of its own
 
 
 def load_plain(model: ArtifactRef, dtype: str = "float32") -> Any:

@@ -2,7 +2,7 @@
 
 `logits` replaces in one whole pass, `next_logits` while a text grows token by token. `Prompts` keeps some prompts' pass
 up to a hook point, so that the model can be run from there on again and again, with many candidates for the activations
-side by side, or with gradients.
+side by side, or with gradients. `gradients` are those at many hook points of one whole pass.
 """
 
 from __future__ import annotations
@@ -47,6 +47,36 @@ def logits(
         predicted: Any = bridge(_batch(bridge, tokens), return_type="logits", use_cache=False)
     _check(bridge, edits)
     return predicted.float()
+
+
+def gradients(
+    bridge: TransformerBridge,
+    tokens: Int[np.ndarray, "sequences positions"],
+    hook_points: Sequence[str],
+    metric: Callable[[Float[Tensor, "sequences positions vocabulary"]], Float[Tensor, ""]],
+) -> dict[str, Float[Tensor, "sequences positions width"]]:
+    """∂ metric(logits) / ∂x for the activations of each hook point, all in one pass and in float32.
+
+    Those of one hook point go through all that follows from it, later ones of these hook points included.
+
+    Raises:
+        ExperimentError: the forward pass does not go through a hook point.
+    """
+    nothing: dict[str, Tensor] = {}
+
+    def adding_nothing(name: str) -> Replace:
+        def replace(rows: Tensor) -> Tensor:
+            nothing[name] = torch.zeros_like(rows, requires_grad=True)
+            return rows + nothing[name]
+
+        return replace
+
+    edits = [_Edit(name, adding_nothing(name)) for name in hook_points]
+    with torch.enable_grad(), bridge.hooks(fwd_hooks=_hooks(edits)), native_modules(bridge):
+        predicted: Any = bridge(_batch(bridge, tokens), return_type="logits", use_cache=False)
+        _check(bridge, edits)
+        found = torch.autograd.grad(metric(predicted.float()), list(nothing.values()), materialize_grads=True)
+    return {name: rows.unflatten(0, tokens.shape) for name, rows in zip(nothing, found, strict=True)}
 
 
 def by_predictions(

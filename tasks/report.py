@@ -15,6 +15,7 @@ from tasks.caching import artifacts, step
 from tasks.cells import cell, method, parameters
 from tasks.evaluate.interpretability_comparison import DIFFERENCES, FIGURES
 from tasks.evaluate.results import METRICS
+from tasks.feature_pages import BROWSE
 from tasks.report_page import Comparison, page
 from tasks.study_tables import model_name, study_row, study_tables
 
@@ -28,7 +29,7 @@ MEANINGS = {
 COLUMNS = ("hook_point", "method", "parameters", *MEANINGS)
 
 
-@step(kind="report", code_version="4")
+@step(kind="report", code_version="5")
 def report(
     place: Path,
     names: tuple[str, ...],
@@ -36,6 +37,7 @@ def report(
     evaluations: tuple[ArtifactRef, ...],
     studies: tuple[ArtifactRef, ...],
     comparisons: tuple[ArtifactRef, ...] = (),
+    pages: tuple[ArtifactRef, ...] = (),
 ) -> dict[str, Any]:
     """Gather one row per dictionary: hook point by hook point, within each in the order given.
 
@@ -44,6 +46,7 @@ def report(
         evaluations: of the reconstruction, one for each dictionary.
         studies: what else was asked of them.
         comparisons: of their interpretability.
+        pages: of single features, of some of the dictionaries.
     """
     count = len(dictionaries)
     rows = [row(*entry) for entry in zip(names[:count], dictionaries, evaluations, strict=True)]
@@ -65,6 +68,8 @@ def report(
     (place / "report.md").write_text("\n".join(sections), encoding="utf-8")
     compared = [comparison(place, number, ref) for number, ref in enumerate(comparisons, 1)]
     (place / "index.html").write_text(page(flat, MEANINGS, tables, compared), encoding="utf-8")
+    for ref in pages:
+        shutil.copytree(artifacts().path(ref) / BROWSE, place / BROWSE, dirs_exist_ok=True)
     return {"dictionaries": len(rows), "studies": len(asked)}
 
 

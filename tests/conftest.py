@@ -103,6 +103,7 @@ def tiny_experiment(tiny_model: Path, tiny_corpus: Path) -> dict[str, object]:
         "training": {"batch_size": 128, "epochs": 2},
         "dictionaries": [{"method": "tied_relu", "expansion": 2}, {"method": "topk", "expansion": 2, "k": 4}],
         "baselines": [{"method": "pca", "k": 4}, {"method": "random", "expansion": 2}, {"method": "identity"}],
+        "feature_pages": False,
         "compute": {"workers": 2, "threads": 1, "device": "cpu"},
     }
 

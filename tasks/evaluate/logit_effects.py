@@ -5,7 +5,7 @@
 
 f is the feature's code there, of either sign, and w what one unit of it writes.
 
-Shapes: S prompts, P positions, d activation width, V vocabulary.
+Shapes: S prompts, P positions, b directions, d activation width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -79,13 +79,21 @@ def ablated(
     return Ablated(*totals / len(tokens_SP))
 
 
-@torch.no_grad()
 def logit_lens(bridge: TransformerBridge, hook_point: str, w_d: Float[Tensor, " d"]) -> Float[Tensor, " V"] | None:
     """How much a direction favours each token; None where it is not one of the residual stream."""
-    if hook_point.split(".", 2)[2] not in STREAM_SITES:
-        return None
+    return logit_lenses(bridge, w_d[None])[0].cpu() if in_stream(hook_point) else None
+
+
+def in_stream(hook_point: str) -> bool:
+    """Whether the unembedding can read directions of this hook point."""
+    return hook_point.split(".", 2)[2] in STREAM_SITES
+
+
+@torch.no_grad()
+def logit_lenses(bridge: TransformerBridge, w_bd: Float[Tensor, "b d"]) -> Float[Tensor, "b V"]:
+    """How much each of these directions of the residual stream favours each token."""
     model: Any = bridge
     norm = getattr(model, "ln_final", lambda x: x)  # some models have none
-    both = w_d.float() / w_d.norm() * torch.tensor([[[1.0]], [[-1.0]]], device=w_d.device)
-    plus_V, minus_V = model.unembed(norm(both))[:, 0].float().cpu()
-    return (plus_V - minus_V) / 2
+    unit_1bd = torch.nn.functional.normalize(w_bd.float(), dim=1)[None]
+    half_1bd = (norm(unit_1bd) - norm(-unit_1bd)) / 2
+    return (model.unembed(half_1bd) - model.unembed(torch.zeros_like(half_1bd[:, :1])))[0].float()
