@@ -110,7 +110,14 @@ def list_presets() -> None:
 @app.command("export")
 def export_dictionary(
     dictionary: Annotated[str, typer.Argument(help="dictionary/KEY, the beginning of a key, or a directory.")],
-    form: Annotated[str, typer.Option("--format", help="saelens, dictionary_learning or sparsify.")],
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="saelens, dictionary_learning or sparsify; saebench, a module that SAEBench evaluates; and where an "
+            "experiment read its features, delphi, their cache, or neuronpedia, an upload of their pages.",
+        ),
+    ],
     to: Annotated[
         str,
         typer.Option(
@@ -120,7 +127,7 @@ def export_dictionary(
     ],
     home: Home = None,
 ) -> None:
-    """Write a dictionary in the format of another library, to a new directory or to the Hugging Face hub."""
+    """Write a dictionary in the format of another library or tool, to a new directory or to the Hugging Face hub."""
     prepare_environment(home)
     with stdout_kept_for_the_result():
         from tasks import interchange
