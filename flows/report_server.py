@@ -3,11 +3,13 @@
     /                          the experiments of the home
     /experiments/NAME.json     the record of one
     /report/KEY/               its report; /report/KEY/FILE the files beside it
+    /report/KEY/try/…          questions to its dictionaries (flows.try_routes)
     /comparison/KEY/           two experiments beside each other, and the files beside that
 
 Nothing else of the home can be reached: a file is served when the manifest of a finished report or comparison lists it.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from datetime import datetime
@@ -26,6 +28,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flows.command import AnyStore
 from flows.experiment_records import ExperimentRecords
+from flows.report_access import LOOPBACK, TOKEN, Access, KeepsToken
+from flows.try_routes import routes
 from storage.artifacts import ArtifactRef
 from storage.errors import StorageError
 from storage.manifests import MANIFEST, read_manifest
@@ -50,6 +54,8 @@ HEADERS = {
     # A report shows text of models and corpora: escaped, and should that fail once, it can load and send nothing.
     "Content-Security-Policy": "default-src 'self' 'unsafe-inline' data:; form-action 'none'; frame-ancestors 'self'",
     "Cache-Control": "no-cache",
+    # By which a page knows that there is somebody to ask, and that it is not just a file somewhere.
+    "Saeflow-Reports": "try",
 }
 
 INDEX = """\
@@ -100,8 +106,8 @@ th, td { padding: .4rem .7rem; text-align: left; border-bottom: 1px solid #8885;
 """
 
 
-def application(store: AnyStore) -> Starlette:
-    """The server of one home."""
+def application(store: AnyStore, access: Access = LOOPBACK) -> Starlette:
+    """The server of one home, which is the one that steps find in the environment."""
     page = Environment(autoescape=True, undefined=StrictUndefined).from_string(INDEX)
 
     def index(_: Request) -> Response:
@@ -137,9 +143,10 @@ def application(store: AnyStore) -> Starlette:
             Route("/health", health),
             Route("/experiments/{name}.json", record),
             *(Route(f"/{kind}/{{key}}", without_slash) for kind in SERVED),
+            *routes(access, lambda report: _files(store, report)),
             *(Route(f"/{kind}/{{key}}/{{file:path}}", partial(file, kind=kind)) for kind in SERVED),
         ],
-        middleware=[Middleware(WithHeaders)],
+        middleware=[Middleware(WithHeaders), Middleware(KeepsToken, access=access)],
         exception_handlers={HTTPException: said, StorageError: said, FileNotFoundError: said},
     )
 
@@ -163,7 +170,12 @@ def serve(store: AnyStore, host: str, port: int) -> None:
     """Serve a home until the process is told to end."""
     import uvicorn
 
-    uvicorn.run(application(store), host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)
+    access = Access.at(host)
+    if access.token is not None:
+        address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/"
+        told = f"{address}?token=$" + TOKEN if os.environ.get(TOKEN) else f"{address}?token={access.token}"
+        print(f"'Try it' asks for a token. Once for each browser, open {told}", flush=True)
+    uvicorn.run(application(store, access), host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)
 
 
 def _files(store: AnyStore, report: ArtifactRef) -> frozenset[str]:

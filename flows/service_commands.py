@@ -90,7 +90,9 @@ def deploy(
 
 def reports(
     home: Home = None,
-    host: Annotated[str, typer.Option(help="Where it listens; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Where it listens; 0.0.0.0 lets other machines in, and has 'Try it' ask for a token.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Its port.")] = 4201,
 ) -> None:
     """Serve the reports of a home, and an index of its experiments."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from sae_core.baselines import fit_ica, fit_identity, fit_nmf, fit_pca, fit_random
 from sae_core.dictionary import Dictionary
 from storage.artifacts import ArtifactRef
+from storage.seeds import seeded_generator
 from tasks.caching import step
 from tasks.compute import Compute
 from tasks.rows import open_store, rows_to_fit_on
@@ -19,7 +20,7 @@ from tasks.specs import BaselineSpec, ICASpec, IdentitySpec, NMFSpec, PCASpec, R
 logger = logging.getLogger("saeflow.baselines")
 
 
-@step(kind="dictionary", code_version="1")
+@step(kind="dictionary", code_version="2")
 def fit_baseline(
     place: Path,
     activations: ArtifactRef,
@@ -59,6 +60,8 @@ def fitted(baseline: BaselineSpec, batches: Callable[[], Iterator[Tensor]], d_in
         case NMFSpec():
             return fit_nmf(batches, n_features(baseline, d_in), baseline.seed, baseline.k)
         case RandomSpec():
-            return fit_random(batches, n_features(baseline, d_in), baseline.seed, baseline.k)
+            # Its seed alone would give the directions that training with the same seed begins with.
+            seed = seeded_generator("random directions", baseline.seed).initial_seed()
+            return fit_random(batches, n_features(baseline, d_in), seed, baseline.k)
         case IdentitySpec():
             return fit_identity(batches(), baseline.k)

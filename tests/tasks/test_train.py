@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sae_core.dictionary import load_dictionary
-from sae_core.training import Trainer
+from sae_core.training import Trainer, TrainingConfig
 from storage.activations import ActivationStore
 from storage.artifacts import ArtifactRef
 from storage.errors import DamagedArtifact
@@ -36,7 +36,7 @@ from tasks.specs import (
     TrainingSpec,
     n_features,
 )
-from tasks.train import check_warm_start, train, train_further
+from tasks.train import check_warm_start, train, train_further, untrained
 
 HOOK = "blocks.0.hook_resid_post"
 D = 16
@@ -213,6 +213,15 @@ def test_baselines_are_evaluated_like_any_dictionary(planted: ArtifactRef, basel
         assert metrics["fvu"] < 1e-9
         assert metrics["l0"] == pytest.approx(D, rel=1e-3)
     assert load_dictionary(artifacts().path(fitted)).n_features == n_features(baseline, D)
+
+
+def test_random_directions_are_not_those_that_training_begins_with(planted: ArtifactRef):
+    at = {"hook_point": HOOK, "compute": Compute(), "activations": planted}
+    random = fit_baseline.build(baseline=RandomSpec(expansion=2, seed=0), rows=RowFilter(), **at)
+    begun = untrained(TopKSpec(expansion=2, k=4), D)
+    Trainer(begun, TrainingConfig(steps=1, seed=0))
+    cosines = torch.cosine_similarity(load_dictionary(artifacts().path(random)).directions, begun.directions)
+    assert cosines.abs().max() < 0.95
 
 
 def test_what_a_baseline_warned_of_is_in_its_manifest(planted: ArtifactRef, monkeypatch: pytest.MonkeyPatch):

@@ -6,7 +6,10 @@ const saeflow = (() => {
 
   /** Called by a data script: what `load` of the same name waits for. */
   function receive(name, data) {
-    waiting.get(name)?.resolve(data);
+    const entry = waiting.get(name);
+    if (!entry) return;
+    entry.received = true;
+    entry.resolve(data);
   }
 
   /** The data of `NAME.js` beside the page, which is loaded once. */
@@ -21,12 +24,22 @@ const saeflow = (() => {
           waiting.delete(name); // so that the next attempt asks again
           reject(new Error(`${name}.js cannot be loaded`));
         };
-        script.onload = () => script.remove();
+        script.onload = () => {
+          script.remove();
+          if (entry.received) return;
+          waiting.delete(name);
+          reject(new Error(`${name}.js holds no data: it was not written to its end, or of another version`));
+        };
         document.head.append(script);
       });
       waiting.set(name, entry);
     }
     return waiting.get(name).promise;
+  }
+
+  /** Let go of data that was loaded: whoever wants it again loads it again. */
+  function forget(name) {
+    waiting.delete(name);
   }
 
   /** An element with attributes and children, of which texts stay text. */
@@ -106,5 +119,5 @@ const saeflow = (() => {
     document.querySelectorAll("table.sortable").forEach(sortable);
   });
 
-  return { receive, load, element, told, numberOrWhy, theme, sortable };
+  return { receive, load, forget, element, told, numberOrWhy, theme, sortable };
 })();
