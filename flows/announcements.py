@@ -24,10 +24,11 @@ from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 
 from flows.estimates import operations, operations_per_second
+from flows.invalidation import to_make
 from flows.parameters import ExperimentConfig
 from flows.preflight import Prepared
 from flows.report_links import report_url
-from flows.stages import STAGES, Stage, look_up, stages
+from flows.stages import Stage, look_up, stages
 from flows.wording import size, took
 from tasks.cells import cell, method, named, parameters
 from tasks.progress import artifact_key
@@ -45,9 +46,7 @@ NOTEWORTHY = 0.01  # relative change of a metric that is told
 def plan(prepared: Prepared, until: StageName) -> None:
     """Say what is made already and what the run will make."""
     found = stages(prepared, look_up, until)
-    from_stage = prepared.config.invalidate_from
-    first = len(STAGES) if from_stage is None else STAGES.index(from_stage)
-    to_do = [stage for stage in found if stage.ref is None or STAGES.index(stage.job.stage) >= first]
+    to_do = to_make(found, prepared.config.invalidate_from)
     with server_may_fail():
         create_markdown_artifact(
             key=artifact_key(prepared.config.name, "plan"),

@@ -183,11 +183,17 @@ def print_hook_points(config: ExperimentConfig) -> None:
 def print_plan(config: ExperimentConfig) -> None:
     with stdout_kept_for_the_result():
         from flows.estimates import use_of_servers
+        from flows.language_servers import check_servers_of
         from flows.room import ready
         from flows.stages import look_up, stages
 
         prepared = ready(config)
         plan = stages(prepared, look_up)
+        trouble = None
+        try:
+            check_servers_of(prepared, plan)
+        except ExperimentError as error:
+            trouble = error
         uses = [use_of_servers(stage) for stage in plan]
     model = prepared.description
     print(f"{config.name}: {model.name} ({model.n_layers} layers, {prepared.dtype}), home {home_uri()}")
@@ -198,6 +204,8 @@ def print_plan(config: ExperimentConfig) -> None:
         print(f"  {'made ' if stage.ref else 'to do'}  {stage.job.name}  {stage.ref or ''}".rstrip())
         if use is not None:
             print(f"         {use}")
+    if trouble is not None:
+        print(f"  server  {trouble}")
 
 
 def print_result(result: dict[str, Any]) -> None:

@@ -13,8 +13,10 @@ from flows.deployed_home import check_home
 from flows.deployed_training import train_on_deployment
 from flows.experiment_records import ExperimentRecords, RunRecord
 from flows.invalidation import remove_once
+from flows.language_servers import check_servers
 from flows.making import make
 from flows.parameters import ExperimentConfig
+from flows.preflight import Prepared
 from flows.resuming import check_resumes
 from flows.room import ready
 from flows.runners import Crew
@@ -50,7 +52,7 @@ def walk(
     outlive_readers()
     check_resumes(flow_run.id)
     started = datetime.datetime.now(datetime.UTC)
-    prepared = ready(config)
+    prepared = begin(config, until)
     compute = config.compute
     store, told = artifacts(), config.model_dump(mode="json")
     beginning = {"experiment": config.name, "home": store.uri, "config": told}
@@ -80,13 +82,20 @@ def walk(
     return result
 
 
+def begin(config: ExperimentConfig, until: StageName = "report") -> Prepared:
+    """An experiment that can start: `ready`, and the servers answer that it will ask."""
+    prepared = ready(config)
+    check_servers(prepared, until)
+    return prepared
+
+
 def run_experiment(config: ExperimentConfig) -> dict[str, Any]:
     """Run the flow, on a Prefect server of its own if none is configured.
 
     Raises:
         ExperimentError: something is wrong with the configuration or what it names; no work was started.
     """
-    with one_server(meanwhile=lambda: ready(config)):
+    with one_server(meanwhile=lambda: begin(config)):
         return experiment(config)
 
 

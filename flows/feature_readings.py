@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from flows.parameters import ExperimentConfig
 from tasks.evaluation_specs import InterpretabilitySpec
 from tasks.language_model import ModelDescription
-from tasks.specs import BaselineSpec, DictionarySpec, n_features
+from tasks.specs import PENALTIES, BaselineSpec, DictionarySpec, n_features
 
 SPARSE_SHARE = 0.1  # of the features of an autoencoder that a penalty keeps sparse: a guess
 DENSEST = (
@@ -52,5 +52,5 @@ def features_with_pages(config: ExperimentConfig, model: ModelDescription) -> in
 def active_features(spec: DictionarySpec | BaselineSpec, width: int) -> float:
     """How many features of a row are not zero, about."""
     told = getattr(spec, "k", None) or getattr(spec, "target_l0", None)
-    penalised = any(getattr(spec, name, 0) for name in ("alpha", "l1_coefficient", "coefficient"))
+    penalised = any(getattr(spec, name, 0) for name in PENALTIES)
     return told or n_features(spec, width) * (SPARSE_SHARE if penalised else 1)

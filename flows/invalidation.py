@@ -4,12 +4,18 @@ What a stage and those after it made is removed when the run comes to it. A note
 artifact, keeps a retried run from removing what it has made itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from flows.stages import STAGES, Job
+from flows.stages import STAGES, Job, Stage
 from storage.artifacts import ArtifactRef
 from tasks.caching import artifacts
 from tasks.specs import StageName
+
+
+def to_make(found: Iterable[Stage], invalidate_from: StageName | None) -> list[Stage]:
+    """Of stages that were looked up those that are not made, or will be made anew."""
+    first = len(STAGES) if invalidate_from is None else STAGES.index(invalidate_from)
+    return [stage for stage in found if stage.ref is None or STAGES.index(stage.job.stage) >= first]
 
 
 def remove_once(jobs: Sequence[Job], invalidate_from: StageName | None, flow_run: str) -> None:

@@ -22,7 +22,6 @@ from tasks.evaluate.steering import prompt_of
 from tasks.evaluation_specs import CircuitSpec, InterpretabilitySpec, PatternSpec, ProbingSpec, SteeringSpec
 from tasks.feature_tables import SHOWN
 from tasks.harvest import store_layout
-from tasks.interpret.llm import check as check_server
 from tasks.language_model import ModelDescription, layer_of, prepare_model
 from tasks.loggers import check_loggers
 from tasks.loss_gradients import BYTES_OF_A_NUMBER
@@ -171,8 +170,6 @@ def check_evaluations(config: ExperimentConfig, model: ArtifactRef, told: ModelD
             check_feature(config, spec, spec.feature, told)
         if isinstance(spec, InterpretabilitySpec):
             check_fragments(config, spec)
-            if spec.server is not None:
-                check_server(spec.server, config.compute.access, spec.scorers)
 
 
 def check_feature(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
+from flows.parameters import ExperimentConfig
 from flows.preflight import Prepared
 from flows.studies import Made, Reading, paged, pages_of, readings, studies, study_of, title
 from storage.artifacts import ArtifactRef
@@ -24,6 +25,7 @@ from tasks.loss_gradients import loss_gradients
 from tasks.random_model import randomize_model
 from tasks.report import report
 from tasks.samples import sample_text
+from tasks.site.material import About
 from tasks.specs import BaselineSpec, DictionarySpec, StageName
 from tasks.train import train
 
@@ -253,9 +255,9 @@ class Walk:
         return [made.ref for made in self.together(jobs)]
 
     def compare(self) -> Iterator[ArtifactRef | None]:
-        """The dictionaries' interpretability side by side, for each way in which it was asked."""
+        """The dictionaries' interpretability side by side, for each way in which activations were simulated."""
         for spec in self.config.evaluations:
-            if isinstance(spec, InterpretabilitySpec):
+            if isinstance(spec, InterpretabilitySpec) and "simulation" in spec.scorers:
                 those = tuple(made.ref for made in self.evaluated if made.job.inputs.get("spec") == spec.resolved())
                 inputs = {"names": tuple(map(str, those)), "evaluations": those}
                 yield self.one("evaluate", f"compare {title(spec)}", compare_interpretability, **inputs)
@@ -271,6 +273,7 @@ class Walk:
             "report",
             "report",
             report,
+            about=about_of(self.config),
             # The tables name artifacts, and a key holds only the digests of references: so also by name.
             names=tuple(map(str, [*dictionaries, *evaluations[self.reconstructions :], *self.comparisons])),
             dictionaries=tuple(dictionaries),
@@ -287,6 +290,11 @@ def dictionaries_of(subject: Subject) -> list[Made]:
         for made in subject.made
         if made.job.about is not None
     ]
+
+
+def about_of(config: ExperimentConfig) -> About:
+    """What a report says of the experiment: where and how wide it runs changes nothing that it shows."""
+    return About(name=config.name, config=config.model_dump(mode="json", exclude={"compute", "invalidate_from"}))
 
 
 def look_up(jobs: Sequence[Job]) -> list[ArtifactRef | None]:

@@ -76,8 +76,8 @@ class Partners(NamedTuple):
 def partners(counts_bn: Float[Tensor, "b n"], first: int, active_n: Float[Tensor, "n"], rows: int, k: int) -> Partners:
     """Of the features from `first` on, given on how many of `rows` rows they are active with each other one."""
     active_b1 = active_n[first : first + len(counts_bn), None]
-    share_bn = jaccard(counts_bn, active_b1, active_n).nan_to_num(0)
-    share_bn[range(len(share_bn)), range(first, first + len(share_bn))] = 0  # with itself
-    top = share_bn.topk(min(k, len(active_n)), dim=1)
+    counts_bn = counts_bn.clone()
+    counts_bn[range(len(counts_bn)), range(first, first + len(counts_bn))] = 0  # with itself
+    top = jaccard(counts_bn, active_b1, active_n).nan_to_num(0).topk(min(k, len(active_n)), dim=1)
     both = counts_bn.gather(1, top.indices)
     return Partners(top.indices, both, top.values, phi(both, active_b1, active_n[top.indices], rows))

@@ -57,7 +57,8 @@ class Side(NamedTuple):
 
     def pages(self, entry: Entry) -> str | None:
         """Where the features of a dictionary are shown, if they are."""
-        shown = artifacts().location(self.report).exists(f"browse/{entry.slug}/index.js")
+        files = artifacts().location(self.report)
+        shown = all(files.exists(name) for name in ("features.html", f"browse/{entry.slug}/index.js"))
         return f"{self.place}/features.html#{entry.slug}" if shown else None
 
 

@@ -54,7 +54,7 @@ FEATURES = "features.parquet"
 CODES_PER_BATCH = 1 << 22  # 16 MiB in float32; where none is zero, ten times that with their places
 
 
-@step(kind="features", code_version="1")
+@step(kind="features", code_version="2")
 def read_features(
     place: Path,
     dictionary: ArtifactRef,

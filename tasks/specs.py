@@ -401,6 +401,10 @@ class GateSpec(Spec, title="Gate"):
     )
 
 
+PENALTIES = ("alpha", "l1_coefficient", "coefficient")
+"""What methods call the weight of their sparsity penalty, without which their features are not sparse."""
+
+
 def n_features(spec: DictionarySpec | BaselineSpec, d_in: int) -> int:
     """How many features a dictionary of this spec has at activation width `d_in`.
 

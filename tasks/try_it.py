@@ -14,6 +14,7 @@ Shapes: T tokens without the first, P with it, d activation width, n features, V
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -99,6 +100,9 @@ class Workbench:
     """Loads dictionaries and models when they are first asked for, and keeps the last few."""
 
     def __init__(self) -> None:
+        # Half of the processors: where others are at work on the rest, threads that wait for each other at every small
+        # product take ten times as long as one.
+        Compute(threads=max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // 2))).apply()
         self._model = lru_cache(MODELS)(_load_model)
         self._dictionary = lru_cache(DICTIONARIES)(_load_dictionary)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -22,8 +23,8 @@ LABEL_LETTERS = 26
 Places = dict[str, tuple[float, float]]
 
 
-def draw(graph: nx.DiGraph, file: Path) -> None:
-    """Draw the circuit, in the format of the file's name."""
+def draw(graph: nx.DiGraph, file: Path, href: Callable[[str], str | None] = lambda node: None) -> None:
+    """Draw the circuit, in the format of the file's name; `href` is where a node leads to, in formats with links."""
     columns = _columns(graph)
     places = _places(graph, columns)
     rows = max(len(column) for column in columns)
@@ -46,7 +47,8 @@ def draw(graph: nx.DiGraph, file: Path) -> None:
             # Tokens may hold $, which would begin a formula.
             axes.text(
                 x, y, f"{told['feature']}\n{_short(told['tokens'])}", ha="center", va="center", fontsize=7, zorder=2,
-                parse_math=False, bbox={"boxstyle": "round,pad=0.3", "facecolor": "white", "edgecolor": "0.6"},
+                url=href(node), parse_math=False,
+                bbox={"boxstyle": "round,pad=0.3", "facecolor": "white", "edgecolor": "0.6"},
             )  # fmt: skip
         for at, column in enumerate(columns):
             axes.text(at, 1.0, graph.nodes[column[0]]["hook_point"], ha="center", va="bottom", fontsize=8)

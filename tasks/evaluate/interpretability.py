@@ -17,6 +17,8 @@ The protocol of Bills et al. (2023), as Cunningham et al. (2023) used it. Of eac
 
 Where a server is asked (tasks.interpret.llm), `detection` and `fuzzing` are balanced accuracies, `intruder` is a
 share of intruders found, `abilities` how the server gave probabilities, and `prompts` holds hashes of what it was told.
+Beside each of these scores of a feature stand `…_answered` and `…_asked`, in texts (or, for intruders, in trials), and
+in `…_missing` why not all were answered.
 
 A feature without an explanation, or whose score is undefined, counts in no mean; why it has none stands in the table.
 
@@ -46,11 +48,13 @@ from tasks.corpus import token_rows
 from tasks.evaluate.results import Interval, over_seeds, write_metrics
 from tasks.evaluation_specs import InterpretabilitySpec
 from tasks.features import FEATURES
+from tasks.interpret.access import Access
 from tasks.interpret.client import CountTokens
 from tasks.interpret.fragments import FeatureFragments, FragmentReader, choose
 from tasks.interpret.interpreted import Interpreted
-from tasks.interpret.judgements import Judged
-from tasks.interpret.llm import Estimate, estimate, interpret
+from tasks.interpret.judgements import Found, Judged
+from tasks.interpret.llm import Estimate, Explainer, Scorer, estimate, interpret
+from tasks.interpret.servers import ServerSpec
 from tasks.interpret.token_lookup import look_up
 from tasks.language_model import load_tokenizer
 from tasks.pattern_matches import token_bytes
@@ -74,6 +78,9 @@ COLUMNS = {
 }
 """Of each scorer."""
 
+NONE_JUDGED = Judged(None, None, None, 0, 0, None)
+NO_PROBABILITIES = "the server gave no probabilities of the answers, or only for texts of one kind"
+
 SUBSETS = ("", "_top", "_random")
 CLIPS = ("", "_clipped")
 STATISTICS = ("density", "skew", "kurtosis")
@@ -81,7 +88,7 @@ STATISTICS = ("density", "skew", "kurtosis")
 Values = dict[str, Any]
 
 
-@step(kind="evaluation", code_version="1")
+@step(kind="evaluation", code_version="2")
 def evaluate_interpretability(
     place: Path,
     dictionary: ArtifactRef,
@@ -143,18 +150,24 @@ def use_of_server(
     hook_point: str,
     spec: InterpretabilitySpec,
     compute: Compute,
-) -> Estimate | None:
-    """What the evaluation would ask a server at most, without asking it; None where it asks none."""
-    if spec.server is None or spec.explainer == "token_lookup":
-        return None
+) -> Estimate:
+    """What the evaluation would ask its server at most, without asking it."""
     tokenizer = load_tokenizer(model)
     _, _, several = subjects(features, tokens, tokenizer, hook_point, spec)
-    asked = (spec.explainer, spec.scorers, spec.server, compute.access, counter(tokenizer), spec.seed)
-    return estimate(list(several), *asked)
+    return estimate(list(several), *asked_of_server(spec, compute, tokenizer))
 
 
-def counter(tokenizer: PreTrainedTokenizerBase) -> CountTokens:
-    return lambda text: len(tokenizer.encode(text, add_special_tokens=False))
+def asked_of_server(
+    spec: InterpretabilitySpec, compute: Compute, tokenizer: PreTrainedTokenizerBase
+) -> tuple[Explainer, Sequence[Scorer], ServerSpec, Access, CountTokens, int]:
+    """What `estimate` and `interpret` are told beside the features, of a spec with a server."""
+    if spec.server is None or spec.explainer == "token_lookup":  # the one without the other is no spec
+        raise TypeError("token_lookup asks no server")
+
+    def count(text: str) -> int:
+        return len(tokenizer.encode(text, add_special_tokens=False))
+
+    return spec.explainer, spec.scorers, spec.server, compute.access, count, spec.seed
 
 
 def interpreted_by(
@@ -164,26 +177,34 @@ def interpreted_by(
     tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[Iterator[tuple[FeatureFragments, Interpreted]], Values]:
     """What the explainer and the scorers of the spec make of each feature, and how a server was asked."""
-    if spec.server is None or spec.explainer == "token_lookup":
+    if spec.server is None:
         return ((fragments, look_up(fragments)) for fragments in features), {}
     several = list(features)
-    asked = (spec.explainer, spec.scorers, spec.server, compute.access, counter(tokenizer), spec.seed)
-    found = interpret(several, *asked)
+    found = interpret(several, *asked_of_server(spec, compute, tokenizer))
     abilities = {name: ability and ability._asdict() for name, ability in found.abilities._asdict().items()}
     return zip(several, found.features, strict=True), {"abilities": abilities, "prompts": found.prompts}
 
 
 def scored(fragments: FeatureFragments, interpreted: Interpreted, spec: InterpretabilitySpec) -> Values:
     """A row of `scores.parquet`, but for the feature's statistics."""
-    explanation, simulated = interpreted.explanation, interpreted.simulated or ()
+    explanation = interpreted.explanation
+    row: Values = {"explanation": explanation.text, "missing": explanation.reason}
+    if "simulation" in spec.scorers:
+        row |= of_simulation(fragments, interpreted, spec)
+    return row | judged(interpreted, spec)
+
+
+def of_simulation(fragments: FeatureFragments, interpreted: Interpreted, spec: InterpretabilitySpec) -> Values:
+    """The scores of simulated activations in a row of `scores.parquet`."""
+    simulated = interpreted.simulated or ()
     true_FP = torch.tensor([fragment.activations for fragment in (*fragments.top, *fragments.random)])
     simulated_FP = simulated_values(interpreted, true_FP)
     top = len(fragments.top)
     parts = {"": slice(None), "_top": slice(top), "_random": slice(top, None)}
-    missing = "; ".join(dict.fromkeys(filter(None, (explanation.reason, *(each.reason for each in simulated)))))
+    reasons = (interpreted.explanation.reason, *(each.reason for each in simulated))
+    missing = "; ".join(dict.fromkeys(filter(None, reasons)))
     covered = [each.covered for each in simulated if each.covered is not None]
     row: Values = {
-        "explanation": explanation.text,
         "mode": simulated[0].mode if simulated else None,
         "covered": sum(covered) / len(covered) if covered else None,
         "missing": missing or None,
@@ -195,22 +216,30 @@ def scored(fragments: FeatureFragments, interpreted: Interpreted, spec: Interpre
             row |= told(f"score{subset}{clip}", found)
             if subset == clip == "":
                 row |= {"slope": found.slope, "intercept": found.intercept, "tokens": found.tokens}
-    return row | judged(interpreted, spec)
+    return row
 
 
 def judged(interpreted: Interpreted, spec: InterpretabilitySpec) -> Values:
-    """The scores of yes-or-no questions in a row of `scores.parquet`."""
+    """The scores of yes-or-no questions in a row of `scores.parquet`, of how many answers, and why not of all."""
     row: Values = {}
     for name in spec.scorers:
         if name == "simulation":
             continue
-        found = getattr(interpreted, name)
+        found: Judged | Found | None = getattr(interpreted, name)
         reason = interpreted.explanation.reason if found is None else found.reason
-        if isinstance(found, Judged):
-            row |= {name: found.balanced_accuracy, f"{name}_f1": found.f1, f"{name}_auc": found.auc}
+        if name == "intruder":
+            row[name] = found.share if isinstance(found, Found) else None
         else:
-            row[name] = None if found is None else found.share
-        row[f"{name}_undefined"] = None if row[name] is not None else reason
+            scores = found if isinstance(found, Judged) else NONE_JUDGED
+            row |= {name: scores.balanced_accuracy, f"{name}_f1": scores.f1, f"{name}_auc": scores.auc}
+            undefined = reason if scores.balanced_accuracy is None else NO_PROBABILITIES
+            row[f"{name}_auc_undefined"] = undefined if scores.auc is None else None
+        row |= {
+            f"{name}_undefined": reason if row[name] is None else None,
+            f"{name}_answered": found.answered if found is not None else 0,
+            f"{name}_asked": found.asked if found is not None else 0,
+            f"{name}_missing": reason if found is not None and found.answered < found.asked else None,
+        }
     return row
 
 

@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from tasks.evaluate.interpretability_scores import MOMENTS, Scored, spearman
+from tasks.evaluate.interpretability import STATISTICS
+from tasks.evaluate.interpretability_scores import Scored, spearman
 from tasks.evaluate.results import over_seeds
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -67,10 +68,10 @@ def draw_moments(read: Sequence[Scored], file: Path) -> None:
     """Scores of single features against their density, skew and kurtosis, a row for each layer."""
     places = hook_points(read)
     with figure(file, (8.0 + room_for_names(read), 0.4 + PER_SCATTER_ROW * len(places))) as drawing:
-        grid = drawing.subplots(len(places), len(MOMENTS), squeeze=False, sharey=True)
+        grid = drawing.subplots(len(places), len(STATISTICS), squeeze=False, sharey=True)
         for place, row in zip(places, grid, strict=True):
             here = [(colour, marker, each) for _, colour, marker, each in spread(read) if each.hook_point == place]
-            for moment, axes in zip(MOMENTS, row, strict=True):
+            for moment, axes in zip(STATISTICS, row, strict=True):
                 for colour, marker, each in here:
                     axes.scatter(
                         each.moments[moment], each.score, s=9, marker=marker, color=colour, alpha=0.6, linewidths=0

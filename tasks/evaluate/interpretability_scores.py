@@ -11,13 +11,11 @@ from jaxtyping import Float
 
 from storage.tables import read_table
 from tasks.cells import named
-from tasks.evaluate.interpretability import SCORES
+from tasks.evaluate.interpretability import SCORES, STATISTICS
 from tasks.evaluate.results import correlation
 from tasks.random_model import RANDOM_WEIGHTS
+from tasks.specs import PENALTIES
 from tasks.study_tables import Row
-
-MOMENTS = ("density", "skew", "kurtosis")
-PENALTIES = ("alpha", "l1_coefficient", "coefficient")
 
 
 class Scored(NamedTuple):
@@ -38,7 +36,7 @@ class Scored(NamedTuple):
 def scored(row: Row, rows: Sequence[Row], evaluation: Path) -> Scored:
     """What an evaluation found; `row` tells of its dictionary, `rows` of all that it stands beside."""
     table = read_table(evaluation / SCORES)
-    columns = ("score", "score_clipped", *MOMENTS)
+    columns = ("score", "score_clipped", *STATISTICS)
     # A table of no features has no columns.
     numbers = {name: table[name].to_numpy().astype(float) if len(table) else np.zeros(0) for name in columns}
     there = ~np.isnan(numbers["score"])
@@ -51,7 +49,7 @@ def scored(row: Row, rows: Sequence[Row], evaluation: Path) -> Scored:
         sparse=row["trained"] and is_sparse(row),
         score=numbers["score"][there],
         clipped=clipped[~np.isnan(clipped)],
-        moments={name: numbers[name][there] for name in MOMENTS},
+        moments={name: numbers[name][there] for name in STATISTICS},
     )
 
 

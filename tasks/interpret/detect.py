@@ -46,7 +46,9 @@ def batches(fragments: FeatureFragments, seed: int) -> list[list[Shown]]:
     """As many fragments of either kind, in random order, five at a time."""
     generator = seeded_generator("detection", seed, fragments.feature)
     n = min(len(fragments.interval), len(fragments.silent))
-    fires = [Shown(True, fragment.texts, strong(fragment)) for fragment in fragments.interval[:n]]
+    # They are ordered by strength: where there are too many, some of all strengths.
+    chosen = [fragments.interval[(2 * i + 1) * len(fragments.interval) // (2 * n)] for i in range(n)]
+    fires = [Shown(True, fragment.texts, strong(fragment)) for fragment in chosen]
     silent = [
         Shown(False, fragment.texts, anywhere(fragment, len(like.marks), generator))
         for fragment, like in zip(fragments.silent[:n], fires, strict=True)
@@ -68,13 +70,10 @@ def anywhere(fragment: Fragment, n: int, generator: torch.Generator) -> frozense
 
 
 def detect_requests(
-    model: str, explanation: str, fragments: FeatureFragments, kind: Kind, alternatives: int, seed: int
+    model: str, explanation: str, asked: Sequence[Sequence[Shown]], kind: Kind, alternatives: int
 ) -> list[Request]:
-    """What is sent first for each batch."""
-    return [
-        chat_request(model, _messages(explanation, batch, kind), MAX_TOKENS, alternatives)
-        for batch in batches(fragments, seed)
-    ]
+    """What is sent first for each of the batches."""
+    return [chat_request(model, _messages(explanation, batch, kind), MAX_TOKENS, alternatives) for batch in asked]
 
 
 async def detect(
@@ -84,7 +83,7 @@ async def detect(
     asked = batches(fragments, seed)
     if not asked:
         return score([], "there are no fragments to detect it in")
-    requests = detect_requests(model, explanation, fragments, kind, alternatives, seed)
+    requests = detect_requests(model, explanation, asked, kind, alternatives)
     answers = await all_of(
         ask_twice(
             client, request, partial(read_list, n=len(batch)), f"That is no list of {len(batch)} digits, each 0 or 1."

@@ -29,8 +29,12 @@ async def explain(client: Client, model: str, fragments: FeatureFragments, contr
 
 
 def sentence(answer: Answer) -> str | None:
-    """The explanation in an answer: its first line of text, without quotes and the words it was to go on from."""
-    lines = (" ".join(line.split()) for line in answer.text.splitlines())
+    """The explanation in an answer: its first line of text, without quotes and the words it was to go on from.
+
+    Some models think aloud before they answer. One that has not come to the end of it has said nothing yet.
+    """
+    said = answer.text.rpartition("</think>")[2]
+    lines = (" ".join(line.split()) for line in said.splitlines() if "<think>" not in said)
     text = next((line for line in lines if line), "")
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'`":
         text = text[1:-1].strip()

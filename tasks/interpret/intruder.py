@@ -5,6 +5,7 @@ anywhere. The score is the share of trials whose intruder was found; 0.2 is chan
 """
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -48,12 +49,9 @@ def trials(fragments: FeatureFragments, seed: int) -> list[Trial]:
     return made
 
 
-def intruder_requests(model: str, fragments: FeatureFragments, seed: int) -> list[Request]:
-    """What is sent first for each trial."""
-    return [
-        chat_request(model, intruder_messages(trial.texts, trial.marks), MAX_TOKENS)
-        for trial in trials(fragments, seed)
-    ]
+def intruder_requests(model: str, asked: Sequence[Trial]) -> list[Request]:
+    """What is sent first for each of the trials."""
+    return [chat_request(model, intruder_messages(trial.texts, trial.marks), MAX_TOKENS) for trial in asked]
 
 
 async def find_intruders(client: Client, model: str, fragments: FeatureFragments, seed: int) -> Found:
@@ -63,7 +61,7 @@ async def find_intruders(client: Client, model: str, fragments: FeatureFragments
         return Found(None, 0, 0, f"there are not {ACTIVE} fragments in which it fires and one in which it is silent")
     answers = await all_of(
         ask_twice(client, request, _number, "That is no number from 1 to 5.")
-        for request in intruder_requests(model, fragments, seed)
+        for request in intruder_requests(model, asked)
     )
     found = [said == trial.intruder for trial, (said, _) in zip(asked, answers, strict=True) if said is not None]
     reasons = [reason for _, reason in answers if reason]

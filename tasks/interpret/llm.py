@@ -3,18 +3,20 @@
 import asyncio
 import sys
 from collections.abc import Collection, Coroutine, Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, NamedTuple, get_args
 
 from tasks.interpret.access import Access
 from tasks.interpret.answers import chat_answer
 from tasks.interpret.client import Client, CountTokens, NoReply, ServerError, all_of, most_used
-from tasks.interpret.detect import detect, detect_requests
+from tasks.interpret.detect import batches, detect, detect_requests
 from tasks.interpret.explain import explain, explain_request, sentence
 from tasks.interpret.fragments import FeatureFragments
 from tasks.interpret.interpreted import Interpreted
-from tasks.interpret.intruder import find_intruders, intruder_requests
-from tasks.interpret.ledger import Clock, ledger_of_this_run
-from tasks.interpret.modes import ABILITIES, Ability, chat_request, find_ability, remembered_ability
+from tasks.interpret.intruder import find_intruders, intruder_requests, trials
+from tasks.interpret.ledger import Clock, Ledger, ledger_of_this_run
+from tasks.interpret.modes import ABILITIES, Ability, find_ability, remembered_ability
 from tasks.interpret.prompts import version
 from tasks.interpret.replies import Replies, Request, replies_of
 from tasks.interpret.servers import OPENAI, Mode, ServerSpec, credentials
@@ -65,25 +67,26 @@ def check(server: ServerSpec, access: Access, scorers: Sequence[Scorer], clock: 
     """See within seconds whether the server can do what will be asked of it, and how.
 
     Raises ExperimentError: no key or a wrong one, a server that cannot be reached, a model that it does not know, a
-    mode that it does not have.
+    mode that it does not have. A few short questions are in nobody's budget.
     """
+    unlimited = access.model_copy(update={"budget_tokens": None, "budget_currency": None})
 
-    client = _client(server, access, len, clock)
-
-    async def see() -> Abilities:
+    async def see(client: Client) -> Abilities:
         async with client:
             await client.reach()
             for model in dict.fromkeys((server.explainer, server.scorer)):
                 try:
                     # The shortest question decides. Some servers list their models to anybody, whatever the key, and
                     # some answer for models that they do not list.
-                    await client.ask(chat_request(model, [{"role": "user", "content": "Say 1."}], 1), probe=True)
+                    await client.greet(model)
                 except NoReply as error:
                     told = f"{client.base_url} does not chat with {model!r}: {error}.{client.offers()}"
                     raise ServerError(told) from None
             return await _abilities(client, server, scorers)
 
-    return asyncio.run(see())
+    with TemporaryDirectory() as place:
+        ledger = Ledger(Path(place) / "check.json")
+        return asyncio.run(see(Client(credentials(server, access), unlimited, _about, ledger, clock or Clock())))
 
 
 def interpret(
@@ -101,7 +104,8 @@ def interpret(
     Raises ServerError or BudgetSpent when it cannot go on. What was answered by then is found again by the next run.
     """
 
-    client = _client(server, access, count_tokens, clock)
+    ledger = ledger_of_this_run()
+    client = Client(credentials(server, access), access, count_tokens, ledger, clock or Clock())
 
     async def run() -> Interpretation:
         async with client:
@@ -145,7 +149,7 @@ def estimate(
         request
         for fragments in features
         for request in _requests(replies, fragments, explainer, scorers, server, abilities, seed)
-        if replies.find(request) is None
+        if not replies.has(request)
     ]
     usages = [most_used(request, count_tokens) for request in requests]
     costs = [access.cost(request.model, *usage) for request, usage in zip(requests, usages, strict=True)]
@@ -158,14 +162,15 @@ def estimate(
     )
 
 
-def _client(server: ServerSpec, access: Access, count_tokens: CountTokens, clock: Clock | None) -> Client:
-    return Client(credentials(server, access), access, count_tokens, ledger_of_this_run(), clock or Clock())
+def _about(text: str) -> int:
+    """Tokens of a text, where no tokenizer is at hand."""
+    return len(text) // 4
 
 
 def _modes(server: ServerSpec, scorers: Sequence[Scorer]) -> tuple[Collection[Mode], Collection[Mode]]:
     """Those that will do for simulation, and for detection and fuzzing; none where these are not asked for."""
     simulation = get_args(Mode) if server.mode == "auto" else (server.mode,)
-    chat: tuple[Mode, ...] = ("generated_logprobs", "text")
+    chat: tuple[Mode, ...] = ("text",) if server.mode == "text" else ("generated_logprobs", "text")
     return (
         simulation if "simulation" in scorers else (),
         chat if "detection" in scorers or "fuzzing" in scorers else (),
@@ -220,7 +225,7 @@ def _requests(
     """Every request that `_interpret` sends, if no answer has to be asked for again."""
     model = server.scorer
     if "intruder" in scorers:
-        yield from intruder_requests(model, fragments, seed)
+        yield from intruder_requests(model, trials(fragments, seed))
     contrastive = explainer == "contrastive"
     if not fragments.train or (contrastive and not fragments.lookalike):
         return
@@ -231,6 +236,8 @@ def _requests(
     if abilities.simulation is not None:
         for fragment in (*fragments.top, *fragments.random):
             yield simulate_request(model, explanation, fragment, abilities.simulation)
-    for kind in ("detection", "fuzzing"):
-        if kind in scorers and abilities.chat is not None:
-            yield from detect_requests(model, explanation, fragments, kind, abilities.chat.alternatives, seed)
+    if abilities.chat is not None:
+        shown = batches(fragments, seed)
+        for kind in ("detection", "fuzzing"):
+            if kind in scorers:
+                yield from detect_requests(model, explanation, shown, kind, abilities.chat.alternatives)

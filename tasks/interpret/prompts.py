@@ -43,6 +43,13 @@ SIMULATE = (
     "to that token: one digit, 0 for not at all to 9 for as strongly as it ever does. Most tokens are 0. Answer with "
     f"one line for each token, its number, a tab and the digit, and nothing else. {DATA}"
 )
+SIMULATE_BELOW = (
+    "Each list below begins with what a unit inside a language model responds to, and goes on with a passage, one "
+    "token a line: the token as a JSON string, a tab, and how strongly the unit responds there, having read up to that "
+    "token: one digit, 0 for not at all to 9 for as strongly as it ever does. Most tokens are 0. A question mark "
+    f"stands for a digit that is still unknown. {DATA}"
+)
+"""For a document that is to be gone on with, and not answered."""
 DETECT = (
     "You are told what a unit inside a language model responds to, and shown numbered texts, each as a JSON string. "
     "Say for each text whether the unit responds anywhere in it: 1 if it does, 0 if not. Answer with a list of these "
@@ -120,7 +127,7 @@ def simulate_prompt(explanation: str, texts: Sequence[str]) -> tuple[str, list[i
     Returns the prompt, and where its question marks are. That mark is what every tokenizer splits from the tab; and,
     unlike a digit, it does not tell the model what to expect further down.
     """
-    parts = [SIMULATE.split(" Answer with")[0] + f" {DATA}"]
+    parts = [SIMULATE_BELOW]
     for told, rows in SHOTS:
         parts.append(f"Responds to: {quoted(told)}\n" + "\n".join(f"{quoted(text)}\t{value}" for text, value in rows))
     prompt, places = "\n\n".join(parts) + f"\n\nResponds to: {quoted(explanation)}", []

@@ -5,7 +5,8 @@
 Twenty alternatives to every token are several hundred kB of text, hence gzip, which also knows when it is damaged. The
 order within a reply is kept: it is how vLLM says which token is the one that is there.
 
-Requests have temperature 0, so another answer to the same one would say the same.
+Requests ask for temperature 0, but models that reason refuse that, and servers that work on several requests at once
+round differently: another answer to the same request might say something else. The first one counts.
 """
 
 import gzip
@@ -48,6 +49,10 @@ class Replies:
             return json.loads(gzip.decompress(self.place.read(self._name(request))))["reply"]
         except (FileNotFoundError, gzip.BadGzipFile, zlib.error, EOFError, ValueError):
             return None
+
+    def has(self, request: Request) -> bool:
+        """Whether a reply was kept, be it damaged."""
+        return self.place.exists(self._name(request))
 
     def keep(self, request: Request, reply: dict[str, Any]) -> None:
         record = {"base_url": self.base_url, **request._asdict(), "reply": reply}

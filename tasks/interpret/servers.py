@@ -65,7 +65,10 @@ class Credentials(NamedTuple):
 
 
 def credentials(server: ServerSpec, access: Access) -> Credentials:
-    """Look the key up. Raises ExperimentError when there is none and OpenAI needs one, or a price is missing."""
+    """Look the key up.
+
+    Raises ExperimentError when there is none and OpenAI needs one, when it can be none, or when a price is missing.
+    """
     base_url = server.resolved().base_url or OPENAI
     if access.budget_currency is not None:
         for model in (server.explainer, server.scorer):
@@ -73,7 +76,7 @@ def credentials(server: ServerSpec, access: Access) -> Credentials:
                 raise ExperimentError(f"budget_currency needs the price of {model}: add it to `prices`.")
     if access.secret is not None:
         return Credentials(base_url, _secret(access.secret))
-    key = os.environ.get("OPENAI_API_KEY", "")
+    key = _clean(os.environ.get("OPENAI_API_KEY", ""), "$OPENAI_API_KEY")
     if not key and base_url == OPENAI:
         raise ExperimentError(
             f"{OPENAI} needs a key: set OPENAI_API_KEY, or name a Prefect Secret block in `secret`. Another server is "
@@ -92,6 +95,14 @@ def _secret(name: str) -> str:
             f"Prefect has no Secret block {name!r}. Make it in the UI under Blocks, or leave `secret` empty and set "
             "OPENAI_API_KEY."
         ) from error
-    if not isinstance(key, str) or not key:
+    if not isinstance(key, str) or not key.strip():
         raise ExperimentError(f"the Prefect Secret block {name!r} holds no text.")
+    return _clean(key, f"the Prefect Secret block {name!r}")
+
+
+def _clean(key: str, place: str) -> str:
+    """The key without the line break that files end with. Raises ExperimentError for what no header can hold."""
+    key = key.strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ExperimentError(f"{place} holds no key: keys are printable ASCII in one line. Copy it once more.")
     return key

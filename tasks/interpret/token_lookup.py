@@ -19,7 +19,7 @@ NAMED = 8
 
 
 def look_up(fragments: FeatureFragments) -> Interpreted:
-    """Explain a feature by its tokens, and simulate its fragments."""
+    """Explain a feature by its tokens, and simulate its fragments where there are any to name."""
     seen: dict[int, list[float]] = defaultdict(list)
     text_of: dict[int, str] = {}
     for fragment in fragments.train:
@@ -27,12 +27,15 @@ def look_up(fragments: FeatureFragments) -> Interpreted:
             seen[token].append(activation)
             text_of[token] = text
     value = {token: sum(activations) / len(activations) for token, activations in seen.items()}
+    strongest = sorted((token for token in value if value[token] > 0), key=lambda token: -value[token])[:NAMED]
+    explanation = _explanation([text_of[token] for token in strongest])
+    if explanation.text is None:
+        return Interpreted(fragments.feature, explanation, None)
     simulated = tuple(
         Simulated(tuple(value.get(token, 0.0) for token in fragment.tokens), MODE, None, None)
         for fragment in (*fragments.top, *fragments.random)
     )
-    strongest = sorted((token for token in value if value[token] > 0), key=lambda token: -value[token])[:NAMED]
-    return Interpreted(fragments.feature, _explanation([text_of[token] for token in strongest]), simulated)
+    return Interpreted(fragments.feature, explanation, simulated)
 
 
 def _explanation(texts: list[str]) -> Explanation:

@@ -81,7 +81,7 @@ class Synthetic:
 
     def entry(self) -> dict[str, Any]:
         return {
-            "slug": self.slug, "ref": f"dictionary/{self.slug[-8:]}", 
+            "slug": self.slug, "ref": f"dictionary/{self.slug[-8:]}",
             "name": self.said(f"{self.method} (expansion=4, k=32)"),
             "hook_point": self.said("blocks.3.hook_resid_post"), "method": self.said(self.method),
             "parameters": self.parameters, "n_features": self.n,
@@ -123,7 +123,8 @@ class Synthetic:
                 for name, meaning, values, missing in columns
             ],
             "tokens": [
-                [] if f in self.dead else [self.own[f], *self.luck.sample(range(len(self.texts)), 2)] for f in range(self.n)
+                [] if feature in self.dead else [own, *self.luck.sample(range(len(self.texts)), 2)]
+                for feature, own in enumerate(self.own)
             ],
         }  # fmt: skip
 

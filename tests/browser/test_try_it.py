@@ -116,6 +116,7 @@ def test_what_fires_is_seen_as_one_types(page: "Page", served: Served, problems:
     page.locator("#strip button.fires").first.wait_for()
     assert page.get_by_label("Feature", exact=True).input_value() == number
     assert page.url.endswith(f"#topk-{HOOK_POINT}-{served.made.topk.key[:8]}/{number}")
+    assert page.evaluate("document.activeElement.dataset.feature") == number  # the keyboard is where it was
     about = page.locator("#about").inner_text()
     assert "Here it is at most" in about
     assert "at “ cat”, “</script><script>alert(1)</script>”" in about  # what the browser of features says of it

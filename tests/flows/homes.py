@@ -6,13 +6,21 @@ from typing import Any
 from flows.experiment_records import ExperimentRecords, RunRecord
 from storage.artifacts import ArtifactRef, ArtifactStore, content_key
 from storage.locations import is_remote
+from storage.manifests import digest_of
 from storage.remote_artifacts import RemoteArtifactStore
+
+TELL_TIMES = {"index.html", "run.json", "stages.parquet"}
+"""Files of a report that say when something was made and how long it took, which no two runs have in common."""
 
 
 def digests(home: Path | None = None) -> dict[str, str]:
-    """The artifacts of a home, by default that of the environment, and what their bytes come to."""
+    """The artifacts of a home, by default that of the environment, and what their bytes come to, times left out."""
     store = ArtifactStore.from_environment() if home is None else ArtifactStore(home)
-    return {str(ref): ref.digest for ref, _ in store.list()}
+    found = {ref: ref.digest for ref, _ in store.list()}
+    for ref in found:
+        if ref.kind == "report":
+            found[ref] = digest_of([file for file in store.manifest(ref)["files"] if file["name"] not in TELL_TIMES])
+    return {str(ref): digest for ref, digest in found.items()}
 
 
 class SmallHome:

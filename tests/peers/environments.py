@@ -1,4 +1,4 @@
-"""An environment for each peer, made once: the three cannot be installed beside saeflow, nor all beside each other."""
+"""An environment for each peer, made once: they cannot be installed beside saeflow, nor all beside each other."""
 
 import os
 import subprocess
@@ -12,6 +12,7 @@ REQUIREMENTS = {
     "saelens": "sae-lens==6.54.12",
     "dictionary_learning": "dictionary-learning==0.1.0",
     "sparsify": "eai-sparsify==1.3.3",
+    "sae_dashboard": "sae-dashboard==0.8.0",
 }
 
 

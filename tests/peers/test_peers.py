@@ -36,7 +36,7 @@ class Exchange:
     made: dict[str, Tensor]
 
 
-@pytest.fixture(scope="module", params=REQUIREMENTS)
+@pytest.fixture(scope="module", params=HELD_BY)
 def exchange(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exchange:
     peer: str = request.param
     directory = tmp_path_factory.mktemp(peer)

@@ -45,6 +45,17 @@ def test_partners_are_the_others_with_the_largest_jaccard():
         assert found.both[row].tolist() == pairs.counts_nn[feature, others].tolist()
 
 
+def test_no_feature_is_its_own_partner_where_there_are_few():
+    generator = torch.Generator().manual_seed(2)
+    pairs = Coactivation(5)
+    pairs.update((torch.rand(200, 5, generator=generator) < 0.4).float())
+    found = partners(pairs.counts_nn, 0, pairs.counts_nn.diagonal(), pairs.rows, 10)
+    for feature in range(5):
+        told = found.feature[feature][found.both[feature] > 0].tolist()
+        assert sorted(told) == sorted(set(range(5)) - {feature})
+    assert pairs.counts_nn.diagonal().all(), "the counts stay as they are"
+
+
 def test_other_codes_and_too_many_features_are_refused():
     with pytest.raises(ValueError, match="not of 3 features"):
         Coactivation(3).update(torch.zeros(5, 4))

@@ -136,7 +136,8 @@ def test_texts_are_escaped_and_features_link_to_their_pages_where_there_are_some
         for file in ("dictionaries.json", "studies.json"):
             (pages / file).write_text((artifacts().path(ours) / file).read_text())
         (pages / "browse" / slug).mkdir(parents=True)
-        (pages / "browse" / slug / "index.js").write_text("")
+        (pages / "browse" / slug / "index.js").touch()
+        (pages / "features.html").touch()
 
     inputs = {name: ArtifactRef(**ref) for name, ref in artifacts().manifest(ours)["inputs"].items()}
     shown = built("report", {"with": "pages"}, with_pages, **inputs)

@@ -14,15 +14,19 @@ from storage.tables import read_table
 from tasks import language_model
 from tasks.caching import artifacts
 from tasks.compute import Compute
-from tasks.evaluate.interpretability import COLUMNS, evaluate_interpretability, use_of_server
+from tasks.evaluate.interpretability import COLUMNS, evaluate_interpretability, scored, use_of_server
 from tasks.evaluation_specs import InterpretabilitySpec
 from tasks.features import read_features
+from tasks.interpret.interpreted import Explanation, Interpreted
+from tasks.interpret.judgements import Found, Judged
 from tasks.specs import RowFilter
 from tests.conftest import WORDS
 from tests.tasks.conftest import EMBEDDING
 from tests.tasks.evaluate.subjects import reader, saved
-from tests.tasks.interpret.loopback_server import KEY, loopback
+from tests.tasks.interpret.loopback_server import KEY, loopback, planted_features
 from tests.tasks.test_features import LENGTH
+
+(FRAGMENTS,) = planted_features(1)
 
 
 def asked(harvested: dict[str, Any], dictionary: Dictionary, **changes: Any) -> dict[str, Any]:
@@ -82,6 +86,28 @@ def test_features_that_never_fire_give_nothing_and_say_so(harvested: dict[str, A
     assert metrics["scored"] == 0
     assert all(metrics[name] is None for name in COLUMNS["simulation"] if name != "scored")
     assert metrics["undefined"]["score"] == "no feature fires in enough fragments"
+
+
+def test_how_much_was_answered_and_why_not_all_stands_beside_a_score():
+    server = {"explainer": "explaining", "scorer": "scoring", "base_url": "http://127.0.0.1:9/v1"}
+    spec = InterpretabilitySpec(explainer="llm", scorers=("detection", "fuzzing", "intruder"), server=server)
+    missing = "1 of 2 answers missing: the server refused"
+    some = Judged(0.75, 0.5, None, 8, 10, missing)
+    explained = Interpreted(0, Explanation("cats", None), None, some, some._replace(auc=1.0), Found(0.5, 2, 3, "busy"))
+    row = scored(FRAGMENTS, explained, spec)
+    assert (row["detection"], row["detection_answered"], row["detection_asked"]) == (0.75, 8, 10)
+    assert (row["detection_undefined"], row["detection_missing"]) == (None, missing)
+    assert "no probabilities" in row["detection_auc_undefined"]
+    assert row["fuzzing_auc"] == 1
+    assert row["fuzzing_auc_undefined"] is None
+    assert (row["intruder"], row["intruder_answered"], row["intruder_asked"]) == (0.5, 2, 3)
+    assert row["intruder_missing"] == "busy"
+    without = scored(FRAGMENTS, Interpreted(0, Explanation(None, "refused"), None), spec)
+    assert list(without) == list(row)
+    assert without["missing"] == without["detection_undefined"] == without["detection_auc_undefined"] == "refused"
+    assert without["intruder_undefined"] == "refused"
+    assert without["detection_asked"] == 0
+    assert not any(name.startswith("score") or name in ("mode", "covered") for name in row), "nothing was simulated"
 
 
 @pytest.mark.parametrize("behaves", [True, False])

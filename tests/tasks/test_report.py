@@ -6,9 +6,9 @@ from typing import Any
 
 from storage.tables import read_table, write_table
 from tasks.cells import named, parameters
-from tasks.report import MEANINGS
-from tasks.report_page import page
+from tasks.site.material import Study
 from tasks.study_tables import study_tables
+from tests.tasks.site.made_up import dictionary, material, overview
 from tests.tasks.test_train import METHODS
 
 
@@ -32,25 +32,18 @@ def test_what_does_not_vary_is_told_only_where_it_is_the_methods_own():
     assert parameters(other["params"], [*one, other]) == "expansion=3, k=6, prefixes=[0.5]"
 
 
-def test_the_page_holds_every_dictionary_marks_the_best_and_leaves_what_is_undefined_open():
-    numbers = {"l0": 3.0, "cosine": 0.5, "dead_fraction": 0.25, "rows": 992}
+def test_the_page_holds_every_dictionary_marks_the_best_and_leaves_what_is_undefined_open(tmp_path: Path):
     told = [
-        {
-            **numbers,
-            "hook_point": place,
-            "method": "topk",
-            "parameters": f"k={k}",
-            "ref": f"dictionary/{place}{k}",
-            "fvu": f,
-        }
-        for place, k, f in (("a", 1, 0.5), ("a", 2, 0.25), ("b", 1, None), ("b", 2, 0.125))
+        dictionary("topk", fvu, k, place, ref=f"dictionary/{place}{k}")
+        for place, k, fvu in (("a", 1, 0.5), ("a", 2, 0.25), ("b", 1, None), ("b", 2, 0.125))
     ]
-    text = page(told, MEANINGS)
-    assert [entry["ref"] in text for entry in told] == [True] * 4
-    best = [line for line in text.splitlines() if 'class="best"' in line]
-    assert ["k=2" in line for line in best] == [True, True]
-    assert "—" in text
-    assert "4 dictionaries at 2 hook points" in text
+    told.append(dictionary("identity", 0.0, 32, "b", ref="dictionary/all"))
+    text = overview(tmp_path, material(*told))
+    assert [entry["ref"] in text for entry in told] == [True] * 5
+    best = [line for line in text.splitlines() if '<tr class="best"' in line]
+    assert ["k=2" in line for line in best] == [True, True], "and not what keeps everything"
+    assert '<abbr title="the rows do not vary" tabindex="0">—</abbr>' in text
+    assert "5 dictionaries at 2 hook points" in text
     assert "http" not in text  # it needs nothing but itself
 
 
@@ -61,7 +54,7 @@ def study(**changes: Any) -> dict[str, Any]:
     row = {
         "ref": "evaluation/1", "title": "ioi", "asked": {"prompts": 32},
         "hook_point": "blocks.1.hook_resid_post", "method": "topk",
-        "params": {"expansion": 2.0, "k": 4}, "model": "tiny",
+        "params": {"expansion": 2.0, "k": 4}, "model": "tiny", "trained": True, "evaluation": "ioi",
         "columns": {"recovery": "how much", "features": "how many"},
         "recovery": 0.5, "features": None, "intervals": {"recovery": [0.25, 0.75]},
         "undefined": {"features": f"KL never halves {EVIL}"},
@@ -82,7 +75,9 @@ def test_an_evaluation_is_a_table_with_intervals_and_with_reasons_for_what_is_mi
     assert flat[0]["features"] is None
     assert "KL never halves" in flat[0]["undefined"]
 
-    text = page([], MEANINGS, tables)
+    of = dictionary("topk", 0.5)
+    studies = tuple(Study(row, (of["ref"],), None, tmp_path) for row in rows)
+    text = overview(tmp_path, material(of, studies=studies))
     assert EVIL not in text
     assert "KL never halves &lt;/script&gt;" in text, "the reason is told where the dash is pointed at"
 

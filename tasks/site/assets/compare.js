@@ -36,10 +36,10 @@ saeflow.compare = (() => {
     await Plotly.react(place, [
       bars("a", "A", colour("accent")), bars("b", "B", `rgb(${colour("fire")})`),
     ], {
-      height: 330, margin: { l: 56, r: 8, t: 28, b: 44 }, bargap: 0.08, barmode: "group",
+      height: 350, margin: { l: 56, r: 8, t: 28, b: 76 }, bargap: 0.08, barmode: "group",
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: "system-ui, sans-serif", size: 12, color: colour("ink") },
-      legend: { orientation: "h", x: 0, y: -0.2 },
+      legend: { orientation: "h", x: 0, y: -0.24 },
       shapes: edges.map(({ shape }) => shape), annotations: edges.map(({ label }) => label),
       xaxis: { ...axis, range: [Math.min(...used, data.lost - data.width), 1], title: { text: "cosine with the nearest of the other" } },
       yaxis: { ...axis, title: { text: "features" } },

@@ -4,7 +4,8 @@
 
 saeflow.contexts = (() => {
   const { element, told } = saeflow;
-  const BEFORE = 22, BEHIND = 10; // tokens around the peak that are shown at first
+  const BEFORE = 22,
+    BEHIND = 10; // tokens around the peak that are shown at first
   const LONGEST = 40; // characters of a token there
 
   const facts = new WeakMap(); // token's element → what the readout says of it
@@ -31,8 +32,11 @@ saeflow.contexts = (() => {
     for (let at = first; at < end; at++) {
       const text = texts[tokens[at]];
       const value = values[at];
-      const word = element("bdi", { class: "token", dir: "ltr", tabindex: at === peak ? 0 : -1 },
-        saeflow.text.shown(text, { edges: false, limit: whole ? Infinity : LONGEST }));
+      const word = element(
+        "bdi",
+        { class: "token", dir: "ltr", tabindex: at === peak ? 0 : -1 },
+        saeflow.text.shown(text, { edges: false, limit: whole ? Infinity : LONGEST }),
+      );
       if (value !== 0) {
         word.classList.add(value > 0 ? "hot" : "cold");
         word.style.setProperty("--heat", Math.min(1, Math.max(0.06, Math.abs(value) / highest)).toFixed(3));
@@ -43,7 +47,10 @@ saeflow.contexts = (() => {
         else word.style.setProperty("--said", Math.min(1, Math.max(0, simulated[at] / brightest)).toFixed(3));
       }
       facts.set(word, {
-        text, value, effect: losses.has(at) ? losses.get(at) : null, fires: value !== 0,
+        text,
+        value,
+        effect: losses.has(at) ? losses.get(at) : null,
+        fires: value !== 0,
         simulated: simulated ? (simulated[at] ?? null) : undefined,
         place: `row ${context.row}, token ${context.start + at}`,
       });
@@ -56,14 +63,20 @@ saeflow.contexts = (() => {
   /** A context as an entry of a list, which can be widened to the whole fragment. */
   function item(context, options) {
     const { peak, tokens } = context;
-    const cut = peak > BEFORE || peak + BEHIND + 1 < tokens.length
-      || tokens.some((token) => options.texts[token].length > LONGEST);
+    const cut =
+      peak > BEFORE ||
+      peak + BEHIND + 1 < tokens.length ||
+      tokens.some((token) => options.texts[token].length > LONGEST);
     let whole = options.whole;
     const made = element("li", {});
-    const button = element("button", { type: "button", class: "widen controls", onclick: () => {
-      whole = !whole;
-      draw();
-    } });
+    const button = element("button", {
+      type: "button",
+      class: "widen controls",
+      onclick: () => {
+        whole = !whole;
+        draw();
+      },
+    });
     function draw() {
       button.textContent = whole ? "less" : "more";
       button.setAttribute("aria-expanded", String(whole));
@@ -71,16 +84,23 @@ saeflow.contexts = (() => {
       made.querySelector(".text").replaceWith(line(context, { ...options, whole }));
     }
     made.append(
-      element("span", { class: "maximum", title: `maximum in row ${context.row}, from token ${context.start}` }, told(context.maximum)),
-      element("p", { class: "text" }), ...(cut ? [button] : []));
+      element(
+        "span",
+        { class: "maximum", title: `maximum in row ${context.row}, from token ${context.start}` },
+        told(context.maximum),
+      ),
+      element("p", { class: "text" }),
+      ...(cut ? [button] : []),
+    );
     draw();
     return made;
   }
 
   /** Every context of a shard's entry, by kind. */
-  const all = (entry, windows) => Object.fromEntries(
-    Object.entries(entry.contexts).map(([kind, found]) => [kind, found.map((each) => opened(each, kind, windows))]),
-  );
+  const all = (entry, windows) =>
+    Object.fromEntries(
+      Object.entries(entry.contexts).map(([kind, found]) => [kind, found.map((each) => opened(each, kind, windows))]),
+    );
 
   // The readout: what a token is worth, beside it. One for the page, for the pointer and for the keyboard.
 
@@ -92,12 +112,20 @@ saeflow.contexts = (() => {
     const line = (label, said) => [element("dt", {}, label), element("dd", {}, said)];
     readout.replaceChildren(
       saeflow.text.token(text, { limit: 120 }),
-      element("dl", {},
+      element(
+        "dl",
+        {},
         ...line("value", told(value)),
-        ...(simulated === undefined ? [] : line("simulated", simulated === null ? "— (the simulator gave no value)" : told(simulated))),
-        ...line("loss effect", effect !== null ? `${told(effect)} nats`
-          : fires ? "— (not measured here)" : "— (it does not fire here)")),
-      element("span", { class: "faint" }, place));
+        ...(simulated === undefined
+          ? []
+          : line("simulated", simulated === null ? "— (the simulator gave no value)" : told(simulated))),
+        ...line(
+          "loss effect",
+          effect !== null ? `${told(effect)} nats` : fires ? "— (not measured here)" : "— (it does not fire here)",
+        ),
+      ),
+      element("span", { class: "faint" }, place),
+    );
     readout.hidden = false;
     pointed?.removeAttribute("aria-describedby");
     pointed = word;
@@ -110,7 +138,8 @@ saeflow.contexts = (() => {
     const readout = document.getElementById("readout");
     if (readout.hidden) return;
     const rectangles = [...pointed.getClientRects()];
-    if (!rectangles.length) { // its page is gone
+    if (!rectangles.length) {
+      // its page is gone
       leave();
       return;
     }
@@ -130,15 +159,21 @@ saeflow.contexts = (() => {
   /** Point at tokens within an element by pointer and by focus, and go from one to the next by ← and →. */
   function listen(within) {
     const tokenOf = (event) => event.target.closest?.(".token");
+    let clicked = null; // a click focuses too, but whoever clicked still turns the pages with the arrows
+    within.addEventListener("pointerdown", (event) => {
+      clicked = tokenOf(event);
+    });
     within.addEventListener("pointerover", (event) => (tokenOf(event) ? point(tokenOf(event)) : leave()));
     within.addEventListener("pointerleave", leave);
     within.addEventListener("focusin", (event) => tokenOf(event) && point(tokenOf(event)));
-    within.addEventListener("focusout", leave);
+    within.addEventListener("focusout", (event) => {
+      leave();
+      if (tokenOf(event) === clicked) clicked = null;
+    });
     document.addEventListener("scroll", follow, { passive: true });
     within.addEventListener("keydown", (event) => {
       const word = tokenOf(event);
-      // A click focuses too, but whoever clicked still turns the pages with the arrows.
-      if (!word?.matches(":focus-visible") || event.ctrlKey || event.altKey || event.metaKey) return;
+      if (!word || word === clicked || event.ctrlKey || event.altKey || event.metaKey) return;
       if (event.key === "Escape") {
         event.stopPropagation();
         word.blur();

@@ -27,9 +27,7 @@ saeflow.dictionary = (() => {
       this.slug = index.slug;
       this.size = index.n_features;
       this.tokens = tokens;
-      this.columns = new Map(
-        [...index.columns, ...more.columns].map((each) => [each.name, column(each, this.size)]),
-      );
+      this.columns = new Map([...index.columns, ...more.columns].map((each) => [each.name, column(each, this.size)]));
       this.explanations = new Map(Object.entries(more.explanations).map(([feature, text]) => [Number(feature), text]));
       this.links = new Map(Object.entries(more.links).map(([feature, links]) => [Number(feature), links]));
       this.explainedShards = new Set(more.explained);
@@ -51,7 +49,9 @@ saeflow.dictionary = (() => {
     /** Why a feature has nothing to show: it never fires. Null where it does. */
     dead(feature) {
       const density = this.columns.get("density");
-      return density && !(density.numbers[feature] > 0) ? (density.why(feature) ?? "never fires on held-out text") : null;
+      return density && !(density.numbers[feature] > 0)
+        ? (density.why(feature) ?? "never fires on held-out text")
+        : null;
     }
 
     /** All features by a column, missing ones last; equal ones by number. */

@@ -12,20 +12,51 @@ saeflow.featurePage = (() => {
 
   function table(caption, heads, rows, why) {
     if (!rows.length) return [element("h3", {}, caption), dash(why)];
-    const head = heads.map(([label, kind, meaning]) => element("th", { scope: "col", class: kind || null, title: meaning ?? null }, label));
-    return [element("table", {}, element("caption", {}, caption),
-      element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows))];
+    const head = heads.map(([label, kind, meaning]) =>
+      element("th", { scope: "col", class: kind || null, title: meaning ?? null }, label),
+    );
+    return [
+      element(
+        "table",
+        {},
+        element("caption", {}, caption),
+        element("thead", {}, element("tr", {}, ...head)),
+        element("tbody", {}, ...rows),
+      ),
+    ];
   }
 
-  const numbers = (...values) => values.map(([value, why]) => element("td", { class: "number" }, numberOrWhy(value, why)));
+  const numbers = (...values) =>
+    values.map(([value, why]) => element("td", { class: "number" }, numberOrWhy(value, why)));
 
   function statistics({ dictionary, wish }) {
-    const rows = [...dictionary.columns.values()].map((column) => element("tr", {},
-      element("th", { scope: "row" }, element("span", { title: column.meaning, class: "hint" },
-        text.shown(column.name, { edges: false, limit: 60 }))),
-      ...numbers([column.value(wish.feature), column.why(wish.feature)])));
-    return element("section", {}, element("h2", {}, "Statistics"),
-      element("table", { class: "statistics" }, element("caption", { class: "unseen" }, "Statistics of the feature"), element("tbody", {}, ...rows)));
+    const rows = [...dictionary.columns.values()].map((column) =>
+      element(
+        "tr",
+        {},
+        element(
+          "th",
+          { scope: "row" },
+          element(
+            "span",
+            { title: column.meaning, class: "hint" },
+            text.shown(column.name, { edges: false, limit: 60 }),
+          ),
+        ),
+        ...numbers([column.value(wish.feature), column.why(wish.feature)]),
+      ),
+    );
+    return element(
+      "section",
+      {},
+      element("h2", {}, "Statistics"),
+      element(
+        "table",
+        { class: "statistics" },
+        element("caption", { class: "unseen" }, "Statistics of the feature"),
+        element("tbody", {}, ...rows),
+      ),
+    );
   }
 
   function histogram({ entry, dead }) {
@@ -34,33 +65,79 @@ saeflow.featurePage = (() => {
   }
 
   function logits({ dictionary, entry }) {
-    const strongest = Math.max(...[...entry.promoted, ...entry.suppressed].map(([, logit]) => Math.abs(logit)));
-    const list = (caption, found, kind) => element("div", {}, ...table(
-      caption, [["token"], ["logit", "number"]],
-      found.map(([token, logit]) => {
-        const cell = element("td", {}, text.token(dictionary.tokens[token], { limit: 40 }));
-        const value = element("td", { class: `number bar ${kind}` }, told(logit));
-        value.style.setProperty("--share", strongest > 0 ? Math.abs(logit) / strongest : 0);
-        return element("tr", {}, cell, value);
-      }),
-      "its direction has no logits"));
-    return element("section", {},
-      element("h2", { title: "what its written direction adds to the logits of the next token, through the last norm and the unembedding", class: "hint" }, "Next tokens"),
-      element("div", { class: "pair" }, list("Promoted", entry.promoted, "up"), list("Suppressed", entry.suppressed, "down")));
+    const promoted = entry.promoted ?? [],
+      suppressed = entry.suppressed ?? [];
+    const strongest = Math.max(...[...promoted, ...suppressed].map(([, logit]) => Math.abs(logit)));
+    const list = (caption, found, kind) =>
+      element(
+        "div",
+        {},
+        ...table(
+          caption,
+          [["token"], ["logit", "number"]],
+          found.map(([token, logit]) => {
+            const value = element("td", { class: `number bar ${kind}` }, told(logit));
+            value.style.setProperty("--share", strongest > 0 ? Math.abs(logit) / strongest : 0);
+            return element("tr", {}, element("td", {}, text.token(dictionary.tokens[token], { limit: 40 })), value);
+          }),
+        ),
+      );
+    const meaning =
+      "what its written direction adds to the logits of the next token, through the last norm and the unembedding";
+    const none = dictionary.about.logits_undefined ?? "none was computed";
+    return element(
+      "section",
+      {},
+      element("h2", { title: meaning, class: "hint" }, "Next tokens"),
+      promoted.length + suppressed.length === 0
+        ? dash(none)
+        : element("div", { class: "pair" }, list("Promoted", promoted, "up"), list("Suppressed", suppressed, "down")),
+    );
   }
 
   function others({ dictionary, entry, wish, dead }) {
-    const feature = (number) => element("td", { class: "number" }, element("a", { href: wish.with({ feature: number }).hash() }, String(number)));
+    const feature = (number) =>
+      element("td", { class: "number" }, element("a", { href: wish.with({ feature: number }).hash() }, String(number)));
     const about = (number) => element("td", {}, saeflow.featureTable.gist(dictionary, number));
-    const neighbours = entry.neighbours.map(([other, cosine]) => element("tr", {}, feature(other), ...numbers([cosine]), about(other)));
-    const partners = entry.partners.map(([other, rows, jaccard, phi]) => element("tr", {}, feature(other),
-      ...numbers([rows], [jaccard], [phi, "one of the two is active on every row"]), about(other)));
-    return element("section", {}, element("h2", {}, "Other features"),
-      ...table("Nearest directions", [["feature", "number"], ["cosine", "number", "of the decoder's directions, over the whole dictionary"], ["about"]],
-        neighbours, "the dictionary has no other feature"),
-      ...table("Active together", [["feature", "number"], ["rows", "number", "on which both are active"],
-        ["Jaccard", "number", "rows with both / rows with either"], ["φ", "number", "correlation of being active"], ["about"]],
-        partners, dead ?? "it is never active together with another"));
+    const neighbours = entry.neighbours.map(([other, cosine]) =>
+      element("tr", {}, feature(other), ...numbers([cosine]), about(other)),
+    );
+    const partners = entry.partners.map(([other, rows, jaccard, phi]) =>
+      element(
+        "tr",
+        {},
+        feature(other),
+        ...numbers([rows], [jaccard], [phi, "one of the two is active on every row"]),
+        about(other),
+      ),
+    );
+    return element(
+      "section",
+      {},
+      element("h2", {}, "Other features"),
+      ...table(
+        "Nearest directions",
+        [
+          ["feature", "number"],
+          ["cosine", "number", "of the decoder's directions, over the whole dictionary"],
+          ["about"],
+        ],
+        neighbours,
+        "the dictionary has no other feature",
+      ),
+      ...table(
+        "Active together",
+        [
+          ["feature", "number"],
+          ["rows", "number", "on which both are active"],
+          ["Jaccard", "number", "rows with both / rows with either"],
+          ["φ", "number", "correlation of being active"],
+          ["about"],
+        ],
+        partners,
+        dead ?? "it is never active together with another",
+      ),
+    );
   }
 
   function links({ dictionary, wish }) {
@@ -68,11 +145,17 @@ saeflow.featurePage = (() => {
     if (!found.length) return null;
     const heads = { upstream: "Upstream in circuits", downstream: "Downstream in circuits", study: "Studies" };
     const lists = Object.entries(heads).flatMap(([kind, label]) => {
-      const items = found.filter(([its]) => its === kind).map(([, said, href]) => {
-        const name = element("bdi", {}, text.shown(said, { edges: false, limit: 200 }));
-        // A page of this site: what names a scheme or another host leads elsewhere, or is a script.
-        return element("li", {}, /^(\s*[a-z][a-z0-9+.-]*:|[/\\]{2})/i.test(href) ? name : element("a", { href }, name));
-      });
+      const items = found
+        .filter(([its]) => its === kind)
+        .map(([, said, href]) => {
+          const name = element("bdi", {}, text.shown(said, { edges: false, limit: 200 }));
+          // A page of this site: what names a scheme or another host leads elsewhere, or is a script.
+          return element(
+            "li",
+            {},
+            /^(\s*[a-z][a-z0-9+.-]*:|[/\\]{2})/i.test(href) ? name : element("a", { href }, name),
+          );
+        });
       return items.length ? [element("h3", {}, label), element("ul", {}, ...items)] : [];
     });
     return element("section", {}, element("h2", {}, "Links"), ...lists);
@@ -87,15 +170,32 @@ saeflow.featurePage = (() => {
       const why = explained?.reason ?? dead ?? "this feature was not among those that were explained";
       made.append(dash(why));
     } else {
-      const quoted = (limit) => element("blockquote", {}, element("bdi", {}, text.shown(said, { edges: false, limit })));
+      const quoted = (limit) =>
+        element("blockquote", {}, element("bdi", {}, text.shown(said, { edges: false, limit })));
       made.append(quoted(LONG));
-      if (said.length > LONG) made.append(element("details", {}, element("summary", {}, "The whole explanation"), quoted(Infinity)));
+      if (said.length > LONG)
+        made.append(element("details", {}, element("summary", {}, "The whole explanation"), quoted(Infinity)));
     }
     if (!explained) return made;
-    if (explained.explainer) made.append(element("p", { class: "faint" }, "by ", element("bdi", {}, text.shown(explained.explainer, { edges: false }))));
+    if (explained.explainer)
+      made.append(
+        element("p", { class: "faint" }, "by ", element("bdi", {}, text.shown(explained.explainer, { edges: false }))),
+      );
     if (explained.scores.length) {
-      made.append(element("dl", { class: "scores" }, ...explained.scores.map(([name, value, reason]) => element("div", {},
-        element("dt", {}, text.shown(name, { edges: false, limit: 60 })), element("dd", {}, numberOrWhy(value, reason))))));
+      made.append(
+        element(
+          "dl",
+          { class: "scores" },
+          ...explained.scores.map(([name, value, reason]) =>
+            element(
+              "div",
+              {},
+              element("dt", {}, text.shown(name, { edges: false, limit: 60 })),
+              element("dd", {}, numberOrWhy(value, reason)),
+            ),
+          ),
+        ),
+      );
     }
     if (explained.simulated.length) made.append(simulation(explained.simulated, contexts, options));
     return made;
@@ -103,7 +203,8 @@ saeflow.featurePage = (() => {
 
   /** Real above simulated, token by token. */
   function simulation(simulated, contexts, options) {
-    const brightest = Math.max(...simulated.flatMap(([, , values]) => values.filter((value) => value !== null)), 0) || 1;
+    const brightest =
+      Math.max(...simulated.flatMap(([, , values]) => values.filter((value) => value !== null)), 0) || 1;
     let missing = 0;
     const items = simulated.flatMap(([kind, rank, values]) => {
       const context = contexts[kind]?.find((each) => each.rank === rank);
@@ -112,11 +213,19 @@ saeflow.featurePage = (() => {
       return [];
     });
     const kinds = [...new Set(simulated.map(([kind]) => NAMES[kind] ?? kind))].join(" and ");
-    return element("details", { open: true }, element("summary", {}, "Real and simulated"),
-      element("p", { class: "faint" }, `The ${kinds} fragments that it was scored on. Behind each token is the real activation; the bar below is what the `
-        + "simulator, which knew only the explanation, expected.",
-        missing ? ` ${missing} more ${missing === 1 ? "is" : "are"} not among the fragments of this page.` : ""),
-      element("ol", { class: "contexts" }, ...items));
+    return element(
+      "details",
+      { open: true },
+      element("summary", {}, "Real and simulated"),
+      element(
+        "p",
+        { class: "faint" },
+        `The ${kinds} fragments that it was scored on. Behind each token is the real activation; the bar below is what the ` +
+          "simulator, which knew only the explanation, expected.",
+        missing ? ` ${missing} more ${missing === 1 ? "is" : "are"} not among the fragments of this page.` : "",
+      ),
+      element("ol", { class: "contexts" }, ...items),
+    );
   }
 
   const SECTIONS = [
@@ -126,39 +235,81 @@ saeflow.featurePage = (() => {
   ];
 
   function fragments({ contexts, options, dead }, redraw) {
-    const toggle = element("label", { class: "check controls" }, element("input", { type: "checkbox", checked: whole, onchange: (event) => {
-      whole = event.target.checked;
-      redraw();
-    } }), " whole fragments");
+    const toggle = element(
+      "label",
+      { class: "check controls" },
+      element("input", {
+        type: "checkbox",
+        checked: whole,
+        onchange: (event) => {
+          whole = event.target.checked;
+          redraw();
+        },
+      }),
+      " whole fragments",
+    );
     const lists = SECTIONS.map(([kind, title, meaning], k) => {
       const found = contexts[kind] ?? [];
-      return element("section", {},
-        element("div", { class: "head" }, element("h2", { class: "hint", title: meaning }, title), ...(k === 0 ? [toggle] : [])),
-        found.length ? element("ol", { class: "contexts" }, ...found.map((each) => saeflow.contexts.item(each, options)))
-          : dash(dead ?? "all fragments in which it fires are among the strongest"));
+      return element(
+        "section",
+        {},
+        element(
+          "div",
+          { class: "head" },
+          element("h2", { class: "hint", title: meaning }, title),
+          ...(k === 0 ? [toggle] : []),
+        ),
+        found.length
+          ? element("ol", { class: "contexts" }, ...found.map((each) => saeflow.contexts.item(each, options)))
+          : dash(dead ?? "all fragments in which it fires are among the strongest"),
+      );
     });
     return element("div", {}, ...lists);
   }
 
   function steps({ dictionary, wish, order, at }) {
-    const step = (label, feature, relation, name) => (feature === undefined
-      ? element("span", { class: "button off" }, label)
-      : element("a", { class: "button", rel: relation, "aria-label": name, href: wish.with({ feature }).hash() }, label));
+    const step = (label, feature, relation, name) =>
+      feature === undefined
+        ? element("span", { class: "button off" }, label)
+        : element(
+            "a",
+            { class: "button", rel: relation, "aria-label": name, href: wish.with({ feature }).hash() },
+            label,
+          );
     const told = (number) => number.toLocaleString("en");
-    return element("nav", { class: "steps controls", "aria-label": "Features" },
+    return element(
+      "nav",
+      { class: "steps controls", "aria-label": "Features" },
       element("a", { class: "button", href: wish.with({ feature: null }).hash() }, "← all features"),
-      element("span", { class: "faint" }, at < 0 ? `not among the ${told(order.length)} of this search` : `${told(at + 1)} of ${told(order.length)}`),
-      step("‹ prev", order[at - 1], "prev", "Previous feature"), step("next ›", order[at + 1], "next", "Next feature"));
+      element(
+        "span",
+        { class: "faint" },
+        at < 0 ? `not among the ${told(order.length)} of this search` : `${told(at + 1)} of ${told(order.length)}`,
+      ),
+      step("‹ prev", order[at - 1], "prev", "Previous feature"),
+      step("next ›", order[at + 1], "next", "Next feature"),
+    );
   }
 
   /** Draw the page of `wish.feature` into `view`. `data` is of Dictionary.feature, `order` the features of the wish. */
   function show(view, { dictionary, wish, order, at, data, name }) {
     const { entry, windows, explained } = data;
     const contexts = saeflow.contexts.all(entry, windows);
-    const maxima = Object.values(contexts).flat().map((context) => context.maximum);
+    const maxima = Object.values(contexts)
+      .flat()
+      .map((context) => context.maximum);
     const dead = dictionary.dead(wish.feature) === null ? null : DEAD;
-    const page = { dictionary, wish, entry, explained, contexts, dead, order, at,
-      options: { texts: dictionary.tokens, highest: Math.max(...maxima, 0) || 1, whole } };
+    const page = {
+      dictionary,
+      wish,
+      entry,
+      explained,
+      contexts,
+      dead,
+      order,
+      at,
+      options: { texts: dictionary.tokens, highest: Math.max(...maxima, 0) || 1, whole },
+    };
     saeflow.histogram.clear();
     const column = element("div", {});
     const redraw = () => {
@@ -173,7 +324,8 @@ saeflow.featurePage = (() => {
       element("h1", { id: "feature-title", tabindex: -1 }, `Feature ${wish.feature}`),
       element("p", { class: "faint" }, element("bdi", {}, text.shown(name, { edges: false, limit: 300 }))),
       ...(dead ? [element("p", { class: "note" }, "This feature is dead: it never fires on the held-out text.")] : []),
-      element("div", { class: "columns" }, column, element("div", { class: "facts" }, ...facts.filter(Boolean))));
+      element("div", { class: "columns" }, column, element("div", { class: "facts" }, ...facts.filter(Boolean))),
+    );
   }
 
   return { show };

@@ -16,30 +16,39 @@ saeflow.featureTable = (() => {
       return element("bdi", { class: "gist" }, saeflow.text.shown(explanation, { edges: false, limit: GIST }));
     }
     const tokens = dictionary.strongestTokens(feature);
-    if (!tokens.length) return numberOrWhy(null, dictionary.dead(feature) ?? "it has neither explanation nor fragments");
+    if (!tokens.length)
+      return numberOrWhy(null, dictionary.dead(feature) ?? "it has neither explanation nor fragments");
     const words = tokens.map((text) => saeflow.text.token(text, { limit: 24 }));
     return element("span", { class: "gist words" }, ...words);
   }
 
   /** `change` takes settings of a wish. */
   function head(dictionary, change) {
-    const sort = (name, wish) => change({
-      sort: name,
-      // First from small to large by number, from large to small by what is measured; then the other way round.
-      down: wish.sort === name ? !wish.down : name !== null,
-      page: 1,
-    });
-    const cell = (name, label, meaning, kind) => element("th", { scope: "col", class: kind, "data-column": name ?? "" },
-      element("button", { type: "button", title: meaning, onclick: () => sort(name, drawn.wish) },
-        saeflow.text.shown(label, { edges: false, limit: 60 })));
+    const sort = (name, wish) =>
+      change({
+        sort: name,
+        // First from small to large by number, from large to small by what is measured; then the other way round.
+        down: wish.sort === name ? !wish.down : name !== null,
+        page: 1,
+      });
+    const cell = (name, label, meaning, kind) =>
+      element(
+        "th",
+        { scope: "col", class: kind, "data-column": name ?? "" },
+        element(
+          "button",
+          { type: "button", title: meaning, onclick: () => sort(name, drawn.wish) },
+          saeflow.text.shown(label, { edges: false, limit: 60 }),
+        ),
+      );
     part("features").tHead.rows[0].replaceChildren(
       cell(null, "Feature", "its number in the dictionary", "number"),
       element("th", { scope: "col" }, "Explanation, or strongest tokens"),
       ...[...dictionary.columns.values()].map(({ name, meaning }) => cell(name, name, meaning, "number")),
     );
-    part("ranges").querySelector(".ranges").replaceChildren(
-      ...[...dictionary.columns.values()].map((column) => range(column, change)),
-    );
+    part("ranges")
+      .querySelector(".ranges")
+      .replaceChildren(...[...dictionary.columns.values()].map((column) => range(column, change)));
   }
 
   function range({ name, meaning }, change) {
@@ -53,14 +62,28 @@ saeflow.featureTable = (() => {
       else ranges.set(name, wanted);
       change({ ranges, page: 1 }, { keep: false });
     }
-    const field = (end, label) => element("label", {}, `${label} `, element("input", {
-      type: "number", step: "any", "data-column": name, "data-end": end, "aria-label": `${label}imum of ${name}`,
-      oninput: (event) => changed(end, event.target.value),
-    }));
-    return element("div", { class: "range" },
+    const field = (end, label) =>
+      element(
+        "label",
+        {},
+        `${label} `,
+        element("input", {
+          type: "number",
+          step: "any",
+          "data-column": name,
+          "data-end": end,
+          "aria-label": `${label}imum of ${name}`,
+          oninput: (event) => changed(end, event.target.value),
+        }),
+      );
+    return element(
+      "div",
+      { class: "range" },
       element("span", { class: "name" }, saeflow.text.shown(name, { edges: false, limit: 60 })),
       element("span", { class: "faint meaning" }, saeflow.text.shown(meaning, { edges: false, limit: 300 })),
-      field("low", "min"), field("high", "max"));
+      field("low", "min"),
+      field("high", "max"),
+    );
   }
 
   /** Show fields as the wish has them, save the one that is typed in. */
@@ -77,7 +100,9 @@ saeflow.featureTable = (() => {
       set(field, "value", Number.isFinite(bound) ? String(bound) : "");
     }
     const ranges = wish.ranges.size;
-    part("ranges").querySelector("summary").textContent = ranges ? `Filter by numbers (${ranges})` : "Filter by numbers";
+    part("ranges").querySelector("summary").textContent = ranges
+      ? `Filter by numbers (${ranges})`
+      : "Filter by numbers";
     if (ranges) part("ranges").open = true;
     for (const cell of part("features").tHead.rows[0].cells) {
       const column = cell.dataset.column;
@@ -89,31 +114,59 @@ saeflow.featureTable = (() => {
 
   function row(dictionary, feature, wish) {
     const columns = [...dictionary.columns.values()];
-    return element("tr", { "data-feature": feature },
-      element("th", { scope: "row", class: "number" },
-        element("a", { href: wish.with({ feature }).hash() }, String(feature))),
+    return element(
+      "tr",
+      { "data-feature": feature },
+      element(
+        "th",
+        { scope: "row", class: "number" },
+        element("a", { href: wish.with({ feature }).hash() }, String(feature)),
+      ),
       element("td", {}, gist(dictionary, feature)),
-      ...columns.map((column) => element("td", { class: "number" }, numberOrWhy(column.value(feature), column.why(feature)))));
+      ...columns.map((column) =>
+        element("td", { class: "number" }, numberOrWhy(column.value(feature), column.why(feature))),
+      ),
+    );
   }
 
   function pages(wish, count, change) {
     const last = Math.max(1, Math.ceil(count / ROWS));
     const page = Math.min(wish.page, last);
-    const to = (label, target, name) => element("button", {
-      type: "button", "aria-label": name, disabled: target === page || target < 1 || target > last,
-      onclick: () => {
-        change({ page: target });
-        part("table-view").scrollIntoView();
-      },
-    }, label);
+    const to = (label, target, name) =>
+      element(
+        "button",
+        {
+          type: "button",
+          "aria-label": name,
+          disabled: target === page || target < 1 || target > last,
+          onclick: () => {
+            change({ page: target });
+            part("table-view").scrollIntoView();
+          },
+        },
+        label,
+      );
     part("pages").hidden = last === 1;
     part("pages").replaceChildren(
-      to("«", 1, "First page"), to("‹", page - 1, "Previous page"),
-      element("label", {}, "Page ", element("input", {
-        type: "number", min: 1, max: last, value: page,
-        onchange: (event) => change({ page: Math.min(last, Math.max(1, Math.floor(Number(event.target.value)) || 1)) }),
-      }), ` of ${last.toLocaleString("en")}`),
-      to("›", page + 1, "Next page"), to("»", last, "Last page"));
+      to("«", 1, "First page"),
+      to("‹", page - 1, "Previous page"),
+      element(
+        "label",
+        {},
+        "Page ",
+        element("input", {
+          type: "number",
+          min: 1,
+          max: last,
+          value: page,
+          onchange: (event) =>
+            change({ page: Math.min(last, Math.max(1, Math.floor(Number(event.target.value)) || 1)) }),
+        }),
+        ` of ${last.toLocaleString("en")}`,
+      ),
+      to("›", page + 1, "Next page"),
+      to("»", last, "Last page"),
+    );
     return page;
   }
 
@@ -130,6 +183,7 @@ saeflow.featureTable = (() => {
     const first = (page - 1) * ROWS;
     const rows = [...features.subarray(first, first + ROWS)].map((feature) => row(dictionary, feature, wish));
     part("features").tBodies[0].replaceChildren(...rows);
+    saeflow.scatter.show(dictionary, wish, change);
     part("features").caption.textContent = `Features of ${dictionary.about.ref}`;
     part("count").textContent = counted(features.length, dictionary.size, first, rows.length, wish);
   }
@@ -138,7 +192,8 @@ saeflow.featureTable = (() => {
     const told = (number) => number.toLocaleString("en");
     const which = wish.narrows() ? `${told(found)} of ${told(all)} features` : `${told(all)} features`;
     if (found) return rows < found ? `${which}; rows ${told(first + 1)} to ${told(first + rows)}` : which;
-    return all ? `None of the ${told(all)} features is like that. Search for less, or clear the filters.`
+    return all
+      ? `None of the ${told(all)} features is like that. Search for less, or clear the filters.`
       : "This dictionary has no features.";
   }
 

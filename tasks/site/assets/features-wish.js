@@ -1,13 +1,22 @@
 "use strict";
-// What a reader wishes to see, as a URL says it: `#SLUG/123?q=month&sort=-density&min.maximum=2&page=3`. The page has no
-// other state, so whatever is on the screen can be shared, reloaded and gone back to.
+// What a reader wishes to see, as a URL says it: `#SLUG/123?q=month&sort=-density&min.maximum=2&page=3`. The page has
+// no other state, so whatever is on the screen can be shared, reloaded and gone back to.
 
 saeflow.Wish = class Wish {
-  /** `feature` is null for the table; `page` counts from 1. */
+  /** `feature` is null for the table; `page` counts from 1; `plot` names two columns, `x` and `y`. */
   constructor(settings = {}) {
     Object.assign(this, {
-      slug: null, feature: null, query: "", sort: null, down: false, alive: false, explained: false,
-      ranges: new Map(), page: 1, ...settings,
+      slug: null,
+      feature: null,
+      query: "",
+      sort: null,
+      down: false,
+      alive: false,
+      explained: false,
+      ranges: new Map(),
+      page: 1,
+      plot: null,
+      ...settings,
     });
   }
 
@@ -39,6 +48,7 @@ saeflow.Wish = class Wish {
       explained: given.has("explained"),
       ranges,
       page: Math.max(1, Math.floor(Number(given.get("page"))) || 1),
+      plot: given.has("x") && given.has("y") ? { x: given.get("x"), y: given.get("y") } : null,
     });
   }
 
@@ -65,8 +75,9 @@ saeflow.Wish = class Wish {
   }
 
   hash() {
-    const page = this.page > 1 ? `page=${this.page}` : "";
-    const search = [this.key(), page].filter(Boolean).join("&");
+    const view = new URLSearchParams(this.plot ?? {});
+    if (this.page > 1) view.set("page", this.page);
+    const search = [this.key(), view.toString()].filter(Boolean).join("&");
     const feature = this.feature === null ? "" : `/${this.feature}`;
     return `#${encodeURIComponent(this.slug ?? "")}${feature}${search ? `?${search}` : ""}`;
   }

@@ -13,23 +13,34 @@
 
   const dictionaries = saeflow.load("data/dictionaries");
 
-  /** What the URL asks for. Fields are redrawn for a change of history, and kept while someone types in them. */
+  /** Show what the URL asks for. */
   async function show() {
     const mine = ++turn;
     performance.mark("show");
     const asked = saeflow.Wish.read(location.hash);
-    const waiting = setTimeout(() => { part("count").textContent = "Loading…"; }, 300);
+    if (wish === null) part("table-view").hidden = asked.feature !== null;
+    const waiting = setTimeout(() => {
+      part("loading").hidden = false;
+    }, 300);
     try {
       const known = await dictionaries;
       const chosen = asked.slug === null ? known[0] : known.find(({ slug }) => slug === asked.slug);
       if (mine === turn) choose(known, chosen);
-      if (!chosen) throw new Missing(asked.slug === null ? "This report has no dictionary to look into."
-        : `This report has no dictionary '${asked.slug}'.`, known);
+      if (!chosen)
+        throw new Missing(
+          asked.slug === null
+            ? "This report has no dictionary to look into."
+            : `This report has no dictionary '${asked.slug}'.`,
+          known,
+        );
       const dictionary = await saeflow.dictionary.open(chosen.slug);
       const next = asked.with({ slug: chosen.slug });
       if (next.feature !== null && next.feature >= dictionary.size) {
-        throw new Missing(`There is no feature ${next.feature} in ${chosen.slug}, which has ${dictionary.size.toLocaleString("en")}`
-          + `${dictionary.size ? `: 0 to ${dictionary.size - 1}` : ""}.`, [chosen]);
+        throw new Missing(
+          `There is no feature ${next.feature} in ${chosen.slug}, which has ${dictionary.size.toLocaleString("en")}` +
+            `${dictionary.size ? `: 0 to ${dictionary.size - 1}` : ""}.`,
+          [chosen],
+        );
       }
       const data = next.feature === null ? null : await dictionary.feature(next.feature);
       if (mine === turn) draw(dictionary, chosen, next, data);
@@ -37,6 +48,7 @@
       if (mine === turn) complain(error);
     } finally {
       clearTimeout(waiting);
+      if (mine === turn) part("loading").hidden = true;
     }
   }
 
@@ -62,7 +74,7 @@
       // From feature to feature one compares the same part of the page.
       if (before?.feature == null) window.scrollTo(0, 0);
       if (before) part("feature-title").focus({ preventScroll: true });
-      requestIdleCallback(() => {
+      (window.requestIdleCallback ?? setTimeout)(() => {
         const near = [order[at + 1], order[at - 1]].filter((feature) => feature !== undefined);
         for (const feature of near) dictionary.feature(feature).catch(() => {}); // told when it is opened
       });
@@ -80,7 +92,8 @@
 
   function about(dictionary) {
     const { model, hook_point, method, rows, parameters } = dictionary.about;
-    const told = Object.entries(parameters).filter(([, value]) => value !== null)
+    const told = Object.entries(parameters)
+      .filter(([, value]) => value !== null)
       .map(([name, value]) => `${name}=${typeof value === "string" ? value : JSON.stringify(value)}`);
     const said = [model, hook_point, [method, ...told].join(" "), `${rows.toLocaleString("en")} held-out tokens`];
     return element("bdi", {}, saeflow.text.shown(said.join(" · "), { edges: false, limit: 600 }));
@@ -89,11 +102,13 @@
   function choose(known, chosen) {
     const select = part("dictionary");
     if (select.disabled) {
-      select.replaceChildren(...known.map(({ slug, name }) => {
-        const option = element("option", { value: slug });
-        option.append(saeflow.text.shown(name, { edges: false, limit: 120 }).textContent);
-        return option;
-      }));
+      select.replaceChildren(
+        ...known.map(({ slug, name }) => {
+          const option = element("option", { value: slug });
+          option.append(saeflow.text.shown(name, { edges: false, limit: 120 }).textContent);
+          return option;
+        }),
+      );
       select.disabled = known.length === 0;
     }
     if (chosen) select.value = chosen.slug;
@@ -112,16 +127,48 @@
     part("table-view").hidden = true;
     part("feature-view").hidden = true;
     const missing = error instanceof Missing;
-    if (!missing && !/cannot be loaded|holds no data/.test(error.message)) setTimeout(() => { throw error; }); // ours: let it be seen
+    if (!missing && !/cannot be loaded|holds no data/.test(error.message))
+      setTimeout(() => {
+        throw error;
+      }); // ours: let it be seen
     const instead = missing ? error.instead : [];
     const said = saeflow.text.shown(error.message, { edges: false, limit: 300 });
-    part("message").replaceChildren(element("div", { class: "note" },
-      element("h1", {}, missing ? "Not in this report" : "Data is missing"),
-      element("p", {}, element("bdi", {}, said)),
-      missing ? null : element("p", {}, "The report's folder must be copied whole: features.html with assets, browse and data beside it. "
-        + "If it is whole, make the report again."),
-      ...(instead.length ? [element("p", {}, "Look at:"), element("ul", {}, ...instead.map(({ slug, name }) => element("li", {},
-        element("a", { href: new saeflow.Wish({ slug }).hash() }, element("bdi", {}, saeflow.text.shown(name, { edges: false, limit: 120 }))))))] : [])));
+    part("message").replaceChildren(
+      element(
+        "div",
+        { class: "note" },
+        element("h1", {}, missing ? "Not in this report" : "Data is missing"),
+        element("p", {}, element("bdi", {}, said)),
+        missing
+          ? null
+          : element(
+              "p",
+              {},
+              "The report's folder must be copied whole: features.html with assets, browse and data beside it. " +
+                "If it is whole, make the report again.",
+            ),
+        ...(instead.length
+          ? [
+              element("p", {}, "Look at:"),
+              element(
+                "ul",
+                {},
+                ...instead.map(({ slug, name }) =>
+                  element(
+                    "li",
+                    {},
+                    element(
+                      "a",
+                      { href: new saeflow.Wish({ slug }).hash() },
+                      element("bdi", {}, saeflow.text.shown(name, { edges: false, limit: 120 })),
+                    ),
+                  ),
+                ),
+              ),
+            ]
+          : []),
+      ),
+    );
   }
 
   /** Follow a change that the reader makes. With `keep`, what was before is one step back. */
@@ -135,7 +182,8 @@
 
   window.addEventListener("hashchange", (event) => {
     // The link that skips to the content has its own "#": it moves the focus, and what is shown stays.
-    if (location.hash === "#content") history.replaceState(null, "", new URL(event.oldURL).hash || location.pathname + location.search);
+    if (location.hash === "#content")
+      history.replaceState(null, "", new URL(event.oldURL).hash || location.pathname + location.search);
     else show();
   });
 
@@ -146,7 +194,8 @@
   let typing;
   async function search() {
     clearTimeout(typing);
-    if (wish && wish.query !== part("query").value) await change({ query: part("query").value, page: 1 }, { keep: false });
+    if (wish && wish.query !== part("query").value)
+      await change({ query: part("query").value, page: 1 }, { keep: false });
   }
   part("query").addEventListener("input", () => {
     clearTimeout(typing);
@@ -185,7 +234,9 @@
       // The table is drawn as soon as its data is at hand, which it is: the feature came from it.
       setTimeout(() => part("query").focus());
     } else if (wish.feature !== null && (event.key === "ArrowLeft" || event.key === "ArrowRight")) {
-      part("feature-view").querySelector(`[rel=${event.key === "ArrowLeft" ? "prev" : "next"}]`)?.click();
+      part("feature-view")
+        .querySelector(`[rel=${event.key === "ArrowLeft" ? "prev" : "next"}]`)
+        ?.click();
     }
   });
 

@@ -42,6 +42,23 @@ const saeflow = (() => {
     waiting.delete(name);
   }
 
+  let drawing = null;
+
+  /** Plotly, which is loaded when the first chart is drawn: 5 MB that no page waits for. */
+  function plotly() {
+    drawing ??= new Promise((resolve, reject) => {
+      const script = document.createElement("script");
+      script.src = "assets/plotly.min.js";
+      script.onload = () => resolve(window.Plotly);
+      script.onerror = () => {
+        drawing = null;
+        reject(new Error("assets/plotly.min.js cannot be loaded"));
+      };
+      document.head.append(script);
+    });
+    return drawing;
+  }
+
   /** An element with attributes and children, of which texts stay text. */
   function element(tag, attributes = {}, ...children) {
     const made = document.createElement(tag);
@@ -119,5 +136,5 @@ const saeflow = (() => {
     document.querySelectorAll("table.sortable").forEach(sortable);
   });
 
-  return { receive, load, forget, element, told, numberOrWhy, theme, sortable };
+  return { receive, load, forget, plotly, element, told, numberOrWhy, theme, sortable };
 })();

@@ -6,17 +6,26 @@ saeflow.text = (() => {
   const { element } = saeflow;
 
   const SIGNS = new Map([
-    ["\n", ["↵", "newline"]], ["\r", ["\\r", "carriage return"]], ["\t", ["⇥", "tab"]], [" ", ["·", "space"]],
-    ["\u00a0", ["U+00A0", "no-break space"]], ["\u00ad", ["U+00AD", "soft hyphen"]],
-    ["\u200b", ["U+200B", "zero-width space"]], ["\u200e", ["U+200E", "left-to-right mark"]],
-    ["\u200f", ["U+200F", "right-to-left mark"]], ["\u202a", ["U+202A", "left-to-right embedding"]],
-    ["\u202b", ["U+202B", "right-to-left embedding"]], ["\u202d", ["U+202D", "left-to-right override"]],
-    ["\u202e", ["U+202E", "right-to-left override"]], ["\ufeff", ["U+FEFF", "byte order mark"]],
+    ["\n", ["↵", "newline"]],
+    ["\r", ["\\r", "carriage return"]],
+    ["\t", ["⇥", "tab"]],
+    [" ", ["·", "space"]],
+    ["\u00a0", ["U+00A0", "no-break space"]],
+    ["\u00ad", ["U+00AD", "soft hyphen"]],
+    ["\u200b", ["U+200B", "zero-width space"]],
+    ["\u200e", ["U+200E", "left-to-right mark"]],
+    ["\u200f", ["U+200F", "right-to-left mark"]],
+    ["\u202a", ["U+202A", "left-to-right embedding"]],
+    ["\u202b", ["U+202B", "right-to-left embedding"]],
+    ["\u202d", ["U+202D", "left-to-right override"]],
+    ["\u202e", ["U+202E", "right-to-left override"]],
+    ["\ufeff", ["U+FEFF", "byte order mark"]],
   ]);
 
   // Control and format characters (which hold those of direction), halves of surrogate pairs, private use, separators
   // other than the space; then letters that are blank: Hangul fillers, the empty Braille pattern.
-  const SHAPELESS = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Zl}\p{Zp}\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000\u115f\u1160\u3164\uffa0\u2800]/u;
+  const SHAPELESS =
+    /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Zl}\p{Zp}\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000\u115f\u1160\u3164\uffa0\u2800]/u;
   // Marks on one letter are as high as a page if there are enough of them.
   const MARKS = 6;
   const PARTS = new RegExp(`\\p{M}{${MARKS + 1},}|${SHAPELESS.source}|[^]`, "gu");
@@ -24,7 +33,10 @@ saeflow.text = (() => {
   function sign(character) {
     const code = character.codePointAt(0);
     const number = `U+${code.toString(16).toUpperCase().padStart(4, "0")}`;
-    const [symbol, name] = SIGNS.get(character) ?? [number, code >= 0xd800 && code < 0xe000 ? "half of a surrogate pair" : null];
+    const [symbol, name] = SIGNS.get(character) ?? [
+      number,
+      code >= 0xd800 && code < 0xe000 ? "half of a surrogate pair" : null,
+    ];
     return element("span", { class: symbol === number ? "sign code" : "sign", title: name }, symbol);
   }
 
@@ -49,7 +61,10 @@ saeflow.text = (() => {
     let at = 0;
     for (const [character] of text.slice(0, end).matchAll(PARTS)) {
       if (/^\p{M}{2}/u.test(character)) {
-        made.append(plain + character.slice(0, MARKS), element("span", { class: "sign" }, `+${character.length - MARKS} marks`));
+        made.append(
+          plain + character.slice(0, MARKS),
+          element("span", { class: "sign" }, `+${character.length - MARKS} marks`),
+        );
         plain = "";
       } else if (SHAPELESS.test(character) || (character === " " && (at < first || at >= last))) {
         made.append(plain, sign(character));

@@ -114,9 +114,14 @@
       : element("span", {}, ...content);
   }
 
+  let shown = null; // what the table shows
+
   function show() {
     showStrip();
-    showTokens();
+    // Left alone where it would be the same again: whoever is in it with the keyboard stays where they are.
+    const now = JSON.stringify([dictionary().slug, known.index !== undefined, answer.tokens]);
+    if (now !== shown) showTokens();
+    shown = now;
     showFeature();
   }
 
@@ -149,7 +154,7 @@
         cell.append(all);
       }
       return element("tr", {},
-        element("th", { scope: "row" }, element("span", { class: "token mono" }, visible(token.text))),
+        element("th", { scope: "row" }, element("span", { class: "token mono" }, saeflow.text.shown(token.text))),
         element("td", { class: "number" }, String(token.active)),
         cell);
     }));
@@ -168,9 +173,6 @@
       }, told(token.values[place])),
       element("span", { class: "what" }, description(number))));
   }
-
-  /** A token on its own, where line ends and a lone space would not be seen. */
-  const visible = (text) => text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replace(/^ /, "␣");
 
   function pick(place) {
     const rows = [...at("tokens").tBodies[0].rows];

@@ -71,10 +71,15 @@ class Server:
     echo: bool = False
     most_alternatives: int = 20
     """Of what it writes; 0 gives none, and more are refused."""
+    refuses: tuple[str, ...] = ()
+    """Parameters that its models do not take, as those that reason do not take `max_tokens` and `temperature`."""
+    tells_anybody: bool = False
+    """Whether it lists its models whatever the key."""
     merges: bool = False
     """Whether the tab and the digit behind it are one token."""
     fault: Callable[[int, dict[str, Any]], Any] = lambda number, body: None
-    """What goes wrong with a request, given how many came before: a status (with headers), or a changed answer."""
+    """What goes wrong with a request, given how many came before: a status with headers (and an error), or a changed
+    answer."""
     asked: Counter[str] = field(default_factory=Counter)
     """Requests that were answered, by their JSON."""
     times: list[float] = field(default_factory=list)
@@ -113,7 +118,7 @@ def loopback(**settings: Any) -> Iterator[Server]:
             return True
 
         def do_GET(self) -> None:
-            if not self.refused():
+            if server.tells_anybody or not self.refused():
                 self.answer({"object": "list", "data": [{"id": name, "object": "model"} for name in MODELS]})
 
         def do_POST(self) -> None:
@@ -144,9 +149,14 @@ def loopback(**settings: Any) -> Iterator[Server]:
                 self.close_connection = True
                 return
             if isinstance(fault, tuple):
-                status, headers = fault
-                self.answer({"error": {"message": f"fault {status}"}}, status, **headers)
+                status, headers, *error = fault
+                self.answer({"error": error[0] if error else {"message": f"fault {status}"}}, status, **headers)
                 return
+            for name in server.refuses:
+                if name in body:
+                    told = f"Unsupported parameter: '{name}' is not supported with this model."
+                    self.answer({"error": {"message": told, "param": name, "code": "unsupported_parameter"}}, 400)
+                    return
             if body["model"] not in MODELS:
                 self.answer({"error": {"message": "no such model", "code": "model_not_found"}}, 404)
                 return

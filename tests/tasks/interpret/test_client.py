@@ -20,7 +20,8 @@ from prefect.blocks.system import Secret
 from tasks.errors import ExperimentError
 from tasks.interpret.access import Access, Price
 from tasks.interpret.budget import BudgetSpent
-from tasks.interpret.client import IN_VAIN, LONGEST_WAIT, TRIES, Client, NoReply, ServerError, all_of
+from tasks.interpret.client import IN_VAIN, LONGEST_WAIT, PROBES, TRIES, Client, NoReply, ServerError, all_of
+from tasks.interpret.dialects import THINKING
 from tasks.interpret.ledger import Ledger
 from tasks.interpret.llm import check
 from tasks.interpret.modes import chat_request
@@ -69,10 +70,20 @@ def test_what_may_pass_is_tried_again(fault: Any, waited: float | None, use: Cal
 
 
 def test_a_request_that_never_works_is_given_up_with_its_reason(use: Callable[..., Any], clock: FastClock):
-    with loopback(fault=lambda number, body: (500, {})) as server, pytest.raises(NoReply, match=r"6 tries.*fault 500"):
+    with loopback(fault=lambda number, body: (500, {})) as server, pytest.raises(NoReply, match=r"8 tries.*fault 500"):
         use(server, ask(0))
     assert len(server.times) == TRIES
-    assert max(clock.waits) <= LONGEST_WAIT
+    assert LONGEST_WAIT / 2 <= max(clock.waits) <= LONGEST_WAIT
+
+
+def test_a_server_that_is_busy_for_a_minute_is_waited_for(use: Callable[..., Any], clock: FastClock):
+    began = clock.now()
+
+    def busy(number: int, body: dict[str, Any]) -> Any:
+        return (429, {}) if clock.now() < began + 60 else None
+
+    with loopback(fault=busy) as server:
+        use(server, ask(0, 1, 2))
 
 
 def test_what_is_refused_is_not_tried_again(use: Callable[..., Any]):
@@ -92,7 +103,39 @@ def test_a_server_that_is_gone_ends_the_run(use: Callable[..., Any]):
         pytest.raises(ServerError, match="answers nothing any more"),
     ):
         use(server, all_in_vain)
-    assert len(server.times) == TRIES * IN_VAIN
+    assert len(server.times) == TRIES * IN_VAIN + PROBES, "the shortest question is asked at the end"
+
+
+@pytest.mark.parametrize(("status", "tries"), [(500, TRIES), (403, 1)])
+def test_requests_in_vain_are_no_end_while_the_server_answers_others(status: int, tries: int, use: Callable[..., Any]):
+    async def all_in_vain(client: Client) -> int:
+        given_up = 0
+        for number in range(3 * IN_VAIN):
+            with suppress(NoReply):
+                await client.ask(request(10 + number))
+            given_up += 1
+        return given_up
+
+    def fault(number: int, body: dict[str, Any]) -> Any:
+        return None if "Say 1." in str(body) else (status, {})
+
+    with loopback(fault=fault) as server:
+        assert use(server, all_in_vain) == 3 * IN_VAIN
+    assert len(server.times) == 3 * (IN_VAIN * tries + 1)
+
+
+def test_a_server_that_refuses_everything_ends_the_run(use: Callable[..., Any]):
+    async def all_refused(client: Client) -> None:
+        for number in range(50):
+            with suppress(NoReply):
+                await client.ask(request(number))
+
+    with (
+        loopback(fault=lambda number, body: (403, {})) as server,
+        pytest.raises(ServerError, match=r"answers nothing any more.* fault 403"),
+    ):
+        use(server, all_refused)
+    assert len(server.times) == IN_VAIN + 1
 
 
 def test_a_wait_of_hours_ends_the_run(use: Callable[..., Any]):
@@ -124,6 +167,46 @@ def test_replies_are_kept_whole_and_without_the_key(use: Callable[..., Any], hom
     assert sorted(text.partition("Say ")[2][0] for text in replies) == ["1", "2", "3"]
     assert not any(KEY in text for text in replies)
     assert not any(KEY.encode() in path.read_bytes() for path in home.rglob("*") if path.is_file())
+
+
+def test_equal_requests_that_wait_for_each_other_are_sent_once(use: Callable[..., Any]):
+    with loopback() as server:
+        one, other = use(server, ask(0, 0), concurrency=1)
+    assert one == other
+    assert sum(server.asked.values()) == 1
+
+
+def test_models_that_reason_are_asked_as_they_want_it(use: Callable[..., Any], home: Path):
+    with loopback(refuses=("max_tokens", "temperature")) as server:
+        first = use(server, ask(0, 1, 2), concurrency=1)
+        assert len(server.times) == 3 + 2, "what a model refuses is found out once"
+        assert use(server, ask(0, 1, 2)) == first, "they are kept under the request as it was"
+    bodies = [json.loads(body) for body in server.asked]
+    assert all(body["max_completion_tokens"] == 16 + THINKING for body in bodies)
+    assert not any("temperature" in body or "max_tokens" in body for body in bodies)
+
+
+def test_what_a_model_may_think_is_set_aside(use: Callable[..., Any]):
+    with loopback(refuses=("max_tokens",)) as server, pytest.raises(BudgetSpent):
+        use(server, ask(0), budget_tokens=THINKING)
+    assert not server.asked
+    with loopback() as server:
+        use(server, ask(0), budget_tokens=THINKING)
+
+
+def test_a_request_that_is_too_long_changes_no_other(use: Callable[..., Any]):
+    def fault(number: int, body: dict[str, Any]) -> Any:
+        return (400, {}, {"message": "max_tokens is too large"}) if "Say 7." in str(body) else None
+
+    async def run(client: Client) -> None:
+        with pytest.raises(NoReply, match="max_tokens is too large"):
+            await client.ask(request(7))
+        await client.ask(request(8))
+
+    with loopback(fault=fault) as server:
+        use(server, run)
+    (body,) = map(json.loads, server.asked)
+    assert body["max_tokens"] == 16
 
 
 def test_another_server_is_asked_anew(use: Callable[..., Any]):
@@ -198,6 +281,20 @@ def test_a_budget_of_money_counts_what_models_cost(use: Callable[..., Any], home
     assert 100 < spent["cost"] <= 150
 
 
+def test_a_budget_of_money_ends_the_run_and_the_next_one_goes_on(use: Callable[..., Any], home: Path):
+    prices = (Price(model="scoring", input=1e6, output=2e6), Price(model="explaining", input=1, output=1))
+    runs = 0
+    with loopback() as server:
+        while True:
+            runs += 1
+            (home / "spending" / "test.json").unlink(missing_ok=True)  # another run
+            with suppress(BudgetSpent):
+                use(server, ask(*range(20)), budget_currency=150, prices=prices, concurrency=4)
+                break
+        assert sum(server.asked.values()) == len(server.asked) == 20, "each was paid for once"
+    assert 2 < runs < 8
+
+
 def test_a_budget_of_money_needs_the_price_of_every_model():
     with loopback() as server, pytest.raises(ExperimentError, match="needs the price of explaining"):
         credentials(spec(server), Access(budget_currency=1, prices=(Price(model="scoring", input=1, output=1),)))
@@ -247,6 +344,56 @@ def test_a_wrong_key_is_said_and_not_repeated(home: Path, monkeypatch: pytest.Mo
     assert "sk-wrong" not in str(raised.value)
 
 
+def test_no_part_of_a_key_is_repeated(home: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong" + "g" * 400)
+    with loopback() as server, pytest.raises(ServerError, match="refuses the key") as raised:
+        check(spec(server), Access(), ["simulation"])
+    assert "sk-wrong" not in str(raised.value)
+    monkeypatch.setenv("OPENAI_API_KEY", 'sk-wrong-"and\\strange')
+    with loopback() as server, pytest.raises(ServerError, match="refuses the key") as raised:
+        check(spec(server), Access(), ["simulation"])
+    assert "sk-wrong" not in str(raised.value)
+
+
+def test_a_key_with_a_line_break_behind_it_is_good(home: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OPENAI_API_KEY", f" {KEY}\r\n")
+    with loopback() as server:
+        check(spec(server), Access(), [])
+    assert server.seen_keys == {KEY}
+
+
+@pytest.mark.parametrize("key", ["sk-sch\u00f6n", "sk-two\nlines", "sk-\u200bcopied"])
+def test_what_can_be_no_key_is_said_at_once(key: str, home: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with loopback() as server, pytest.raises(ExperimentError, match=r"OPENAI_API_KEY .*printable ASCII") as raised:
+        check(spec(server), Access(), [])
+    assert "sk-" not in str(raised.value)
+    assert not server.times
+
+
+def test_a_kept_reply_does_not_hide_a_wrong_key(home: Path, monkeypatch: pytest.MonkeyPatch):
+    with loopback(tells_anybody=True) as server:
+        check(spec(server), Access(), [])
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-and-long")
+        with pytest.raises(ServerError, match="refuses the key"):
+            check(spec(server), Access(), [])
+
+
+def test_a_server_that_forbids_is_said_with_its_words(home: Path):
+    error = {"message": "your country is not supported"}
+    with (
+        loopback(fault=lambda number, body: (403, {}, error)) as server,
+        pytest.raises(ServerError, match=r"does not chat with 'explaining': .*your country"),
+    ):
+        check(spec(server), Access(), [])
+
+
+def test_a_check_needs_no_budget_and_leaves_nothing_behind(home: Path):
+    with loopback() as server:
+        check(spec(server), Access(budget_tokens=1), ["simulation"])
+    assert not (home / "spending").exists()
+
+
 def test_an_unknown_model_is_said_with_those_there_are(home: Path):
     with (
         loopback() as server,
@@ -262,6 +409,22 @@ def test_a_server_that_cannot_be_reached_is_said_within_seconds(home: Path):
     with pytest.raises(ServerError, match=r"cannot be reached .*Check `base_url`"):
         check(spec(server), Access(), ["simulation"])
     assert time.monotonic() - started < 10
+
+
+def test_probabilities_that_a_model_forbids_are_done_without(home: Path):
+    def fault(number: int, body: dict[str, Any]) -> Any:
+        return (403, {}) if body.get("logprobs") else None
+
+    with loopback(fault=fault) as server:
+        simulation, chat = check(spec(server), Access(), ["simulation", "detection"])
+    assert (str(simulation), str(chat)) == ("text", "text")
+
+
+def test_the_mode_text_asks_for_no_probabilities(home: Path):
+    with loopback() as server:
+        simulation, chat = check(spec(server, mode="text"), Access(), ["simulation", "detection"])
+    assert (str(simulation), str(chat)) == ("text", "text")
+    assert not any("logprobs" in body for body in server.asked)
 
 
 def test_a_check_finds_how_the_server_is_asked(home: Path):

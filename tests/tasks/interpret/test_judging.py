@@ -27,6 +27,13 @@ def test_both_kinds_are_shown_alike():
     assert batches(FEATURE, seed=0) == batches(FEATURE, seed=0) != batches(FEATURE, seed=1)
 
 
+def test_where_few_fragments_are_silent_those_shown_still_are_of_all_strengths():
+    few = FEATURE._replace(silent=FEATURE.silent[:3])
+    fires = [one.texts for batch in batches(few, seed=0) for one in batch if one.fires]
+    tenths = [[fragment.texts for fragment in FEATURE.interval].index(texts) for texts in fires]
+    assert sorted(tenths) == [2, 6, 10]
+
+
 def test_marks_are_where_the_feature_is_strong():
     fragment = Fragment(0, 0, (1, 2, 3, 4), ("a", "b", "c", "d"), (-5.0, 0.2, 0.3, 1.0))
     assert strong(fragment) == {2, 3}

@@ -11,9 +11,11 @@ import pytest
 from tasks.interpret.access import Access, Price
 from tasks.interpret.answers import Answer
 from tasks.interpret.budget import BudgetSpent
-from tasks.interpret.client import ServerError
+from tasks.interpret.client import IN_VAIN, ServerError
 from tasks.interpret.explain import sentence
 from tasks.interpret.llm import Estimate, Interpretation, Scorer, check, estimate, interpret
+from tasks.interpret.modes import ABILITIES
+from tasks.interpret.replies import Replies, Request
 from tasks.interpret.servers import ServerSpec
 from tests.tasks.interpret.conftest import FastClock, spec, words
 from tests.tasks.interpret.loopback_server import Server, loopback, planted_features
@@ -23,7 +25,7 @@ ALL: tuple[Scorer, ...] = get_args(Scorer)
 
 
 def run(server: Server, clock: FastClock, scorers: tuple[Scorer, ...] = ALL, **access: Any) -> Interpretation:
-    limits = Access(timeout=0.5, **access)
+    limits = Access(**{"timeout": 0.5, **access})
     return interpret(FEATURES, "llm", scorers, spec(server), limits, words, seed=0, clock=clock)
 
 
@@ -121,13 +123,36 @@ def test_every_feature_ends_with_scores_or_with_nulls_and_their_reasons(name: st
         assert some == 0, "what may pass passes"
 
 
+def test_requests_that_never_work_end_no_run_however_often_it_is_begun(home: Path, clock: FastClock):
+    """A tenth of all. In the second run no other is sent."""
+
+    def fault(number: int, body: dict[str, Any]) -> Any:
+        fails = hashlib.sha256(json.dumps(body).encode()).digest()[0] % 10 == 0
+        if not fails or "Say 1." in str(body):
+            return None
+        failing.add(json.dumps(body))
+        return 500, {}
+
+    failing: set[str] = set()
+    with loopback(fault=fault) as server:
+        first, again = (run(server, clock, timeout=30) for _ in range(2))
+    assert first == again
+    assert len(failing) > IN_VAIN
+    for one in first.features:
+        assert (one.explanation.text is None) != (one.explanation.reason is None)
+        for simulated in one.simulated or ():
+            assert None not in simulated.values or "no answer in 8 tries" in str(simulated.reason)
+        for judged in (one.detection, one.fuzzing, one.intruder):
+            assert judged is None or judged.answered == judged.asked or judged.reason
+
+
 @pytest.mark.parametrize("given", ["echo", "prompt_logprobs", "merges"])
 def test_a_second_run_asks_nothing_and_says_the_same(given: str, home: Path, clock: FastClock):
     with loopback(**{given: True}) as server:
-        first = run(server, clock)
+        first = run(server, clock, timeout=30)
         assert all(one.simulated and None not in one.simulated[0].values for one in first.features)
         asked = sum(server.asked.values())
-        assert run(server, clock) == first
+        assert run(server, clock, timeout=30) == first
         assert sum(server.asked.values()) == asked == len(server.asked)
 
 
@@ -162,6 +187,17 @@ def test_the_estimate_is_what_is_asked(home: Path, clock: FastClock):
     assert "as the subject's tokenizer counts them; at most " in str(told)
 
 
+def test_an_estimate_opens_no_reply_but_explanations(home: Path, clock: FastClock, monkeypatch: pytest.MonkeyPatch):
+    with loopback() as server:
+        run(server, clock)
+        opened: list[Request] = []
+        find = Replies.find
+        monkeypatch.setattr(Replies, "find", lambda self, request: opened.append(request) or find(self, request))
+        assert estimate(FEATURES, "llm", ALL, spec(server), Access(), words, seed=0).requests == 0
+    assert len([request for request in opened if request.model == "explaining"]) == len(FEATURES)
+    assert len(opened) <= len(FEATURES) + 2 * len(ABILITIES)
+
+
 @pytest.mark.parametrize("mode", ["prompt_logprobs", "generated_logprobs", "text", "auto"])
 def test_an_estimate_needs_neither_a_server_nor_a_key(mode: str, home: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("OPENAI_API_KEY")
@@ -193,6 +229,9 @@ def test_a_feature_without_fragments_is_null_with_a_reason(home: Path, clock: Fa
         ("what follows 'than'", "what follows 'than'"),
         ("'", "'"),
         ("  \n ", None),
+        ("<think>\nCats? Yes.\n</think>\n\nwords about cats", "words about cats"),
+        ("Cats? Yes.\n</think>\nwords about cats", "words about cats"),
+        ("<think>\nThe passages are all", None),
     ],
 )
 def test_an_explanation_is_one_line(text: str, said: str | None):

@@ -81,6 +81,12 @@ def test_question_marks_stand_where_they_are_said_to(texts: list[str], explanati
         assert prompt[:place].endswith(f"\n{quoted(text)}\t")
 
 
+def test_a_document_describes_the_rows_that_it_has():
+    head = simulate_prompt("numbers", ["One"])[0].partition("\n\n")[0]
+    assert "its number" not in head
+    assert "the token as a JSON string, a tab, and" in head
+
+
 @given(TOKENS, TOKENS)
 def test_passages_of_an_explanation_are_tokens_and_levels(texts: list[str], silent: list[str]):
     text = plain(explain_messages([fragment(texts)], [fragment(silent)]))

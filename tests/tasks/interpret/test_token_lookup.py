@@ -38,3 +38,4 @@ def test_without_a_token_to_name_there_is_no_explanation(activations: list[float
     told = look_up(feature([fragment([1, 1], activations)], []))
     assert told.explanation.text is None
     assert told.explanation.reason is not None
+    assert told.simulated is None, "and nothing that could be scored"
