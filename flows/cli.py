@@ -74,6 +74,26 @@ def check(
         print_plan(config)
 
 
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="An experiment's name, or report/KEY.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The one to compare it with.")],
+    home: Home = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")] = False,
+) -> None:
+    """Compare two finished experiments: features kept, changed, lost and gained, numbers and settings; as a page."""
+    prepare_environment(home)
+    with stdout_kept_for_the_result():
+        from flows import compare as comparison
+        from tasks.compare import compare_runs
+
+        result = comparison.told(compare_runs.build(**comparison.inputs(a, b)))
+    if as_json:
+        print(json.dumps(result))
+    else:
+        print_comparison(result)
+
+
 @app.command("presets")
 def list_presets() -> None:
     """List the experiments that come with saeflow."""
@@ -90,7 +110,14 @@ def list_presets() -> None:
 @app.command("export")
 def export_dictionary(
     dictionary: Annotated[str, typer.Argument(help="dictionary/KEY, the beginning of a key, or a directory.")],
-    form: Annotated[str, typer.Option("--format", help="saelens, dictionary_learning or sparsify.")],
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="saelens, dictionary_learning or sparsify; saebench, a module that SAEBench evaluates; and where an "
+            "experiment read its features, delphi, their cache, or neuronpedia, an upload of their pages.",
+        ),
+    ],
     to: Annotated[
         str,
         typer.Option(
@@ -100,7 +127,7 @@ def export_dictionary(
     ],
     home: Home = None,
 ) -> None:
-    """Write a dictionary in the format of another library, to a new directory or to the Hugging Face hub."""
+    """Write a dictionary in the format of another library or tool, to a new directory or to the Hugging Face hub."""
     prepare_environment(home)
     with stdout_kept_for_the_result():
         from tasks import interchange
@@ -210,6 +237,29 @@ def print_result(result: dict[str, Any]) -> None:
     for warning in result["warnings"]:
         print(f"warning  {warning}")
     print(f"report  {result['report']}\nhome    {result['home']}")
+
+
+def print_comparison(result: dict[str, Any]) -> None:
+    from tasks.cells import cell
+
+    shown = [
+        {
+            "dictionaries": pair["name"],
+            "features": f"{pair['features_a']}, {pair['features_b']}",
+            "MMCS A in B": cell(pair["mmcs_a_in_b"], ".3f"),
+            "MMCS B in A": cell(pair["mmcs_b_in_a"], ".3f"),
+            "kept": str(pair["states"]["A"].get("kept", 0)),
+            "changed": str(pair["states"]["A"].get("changed", 0)),
+            "lost": str(pair["states"]["A"].get("lost", 0)),
+            "gained": str(pair["states"]["B"].get("gained", 0)),
+        }
+        for pair in result["pairs"]
+    ]
+    if shown:
+        print_table(" and ".join(result["experiments"]), shown)
+    for warning in result["warnings"]:
+        print(f"warning  {warning}")
+    print(f"page  {result['page']}")
 
 
 UNBOUNDED = 10_000

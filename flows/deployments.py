@@ -106,7 +106,13 @@ def offers(experiments: Sequence[str] = ()) -> list[Offer]:
         )
         for config in (load_config(QUICKSTART), *own)
     ]
-    return [*whole, *stages, *retrainings]
+    comparison = Offer(
+        "flows.compare.compare",
+        "runs",
+        "Two finished experiments beside each other: features kept, changed, lost and gained, numbers, settings.",
+        {"a": QUICKSTART, "b": QUICKSTART},
+    )
+    return [*whole, *stages, *retrainings, comparison]
 
 
 def deploy(

@@ -4,14 +4,16 @@
     /experiments/NAME.json     the record of one
     /report/KEY/               its report; /report/KEY/FILE the files beside it
     /report/KEY/try/…          questions to its dictionaries (flows.try_routes)
+    /comparison/KEY/           two experiments beside each other, and the files beside that
 
-Nothing else of the home can be reached: a file is served when the manifest of a finished report lists it.
+Nothing else of the home can be reached: a file is served when the manifest of a finished report or comparison lists it.
 """
 
 import os
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -31,6 +33,9 @@ from flows.try_routes import routes
 from storage.artifacts import ArtifactRef
 from storage.errors import StorageError
 from storage.manifests import MANIFEST, read_manifest
+
+SERVED = ("report", "comparison")
+"""The kinds of artifacts that are given out."""
 
 TYPES = {
     "html": "text/html; charset=utf-8",
@@ -88,6 +93,14 @@ th, td { padding: .4rem .7rem; text-align: left; border-bottom: 1px solid #8885;
 {% else %}
 <p>There are none yet.</p>
 {% endif %}
+{% if comparisons %}
+<h2>Comparisons</h2>
+<ul>
+{% for each in comparisons %}
+<li><a href="{{ each.place }}">{{ each.name }}</a> {{ each.made }}</li>
+{% endfor %}
+</ul>
+{% endif %}
 </body>
 </html>
 """
@@ -100,7 +113,7 @@ def application(store: AnyStore, access: Access = LOOPBACK) -> Starlette:
     def index(_: Request) -> Response:
         records = ExperimentRecords(store.home_location)
         experiments = [_told(store, records, name) for name in records.names()]
-        return HTMLResponse(page.render(home=store.uri, experiments=experiments))
+        return HTMLResponse(page.render(home=store.uri, experiments=experiments, comparisons=_comparisons(store)))
 
     def record(request: Request) -> Response:
         name, records = request.path_params["name"], ExperimentRecords(store.home_location)
@@ -111,9 +124,9 @@ def application(store: AnyStore, access: Access = LOOPBACK) -> Starlette:
     def without_slash(request: Request) -> Response:
         return RedirectResponse(f"{request.path_params['key']}/")
 
-    def file(request: Request) -> Response:
+    def file(request: Request, kind: str) -> Response:
         key, name = request.path_params["key"], request.path_params["file"] or "index.html"
-        report = ArtifactRef(kind="report", key=key, digest="")
+        report = ArtifactRef(kind=kind, key=key, digest="")
         if name not in _files(store, report):
             raise HTTPException(404, "There is no such file in a finished report.")
         return Response(store.location(report).read(name), media_type=TYPES.get(name.rpartition(".")[2]))
@@ -129,9 +142,9 @@ def application(store: AnyStore, access: Access = LOOPBACK) -> Starlette:
             Route("/", index),
             Route("/health", health),
             Route("/experiments/{name}.json", record),
-            Route("/report/{key}", without_slash),
+            *(Route(f"/{kind}/{{key}}", without_slash) for kind in SERVED),
             *routes(access, lambda report: _files(store, report)),
-            Route("/report/{key}/{file:path}", file),
+            *(Route(f"/{kind}/{{key}}/{{file:path}}", partial(file, kind=kind)) for kind in SERVED),
         ],
         middleware=[Middleware(WithHeaders), Middleware(KeepsToken, access=access)],
         exception_handlers={HTTPException: said, StorageError: said, FileNotFoundError: said},
@@ -205,10 +218,26 @@ def _told(store: AnyStore, records: ExperimentRecords, name: str) -> dict[str, A
     }
 
 
+def _comparisons(store: AnyStore) -> list[dict[str, str]]:
+    """The comparisons of the home, as the index lists them."""
+    return [
+        {
+            "place": f"{ref}/",
+            "name": " and ".join(manifest["notes"]["experiments"]),
+            "made": _minute(manifest["created"]),
+        }
+        for ref, manifest in store.list("comparison")
+    ]
+
+
 def _made(store: AnyStore, report: ArtifactRef) -> str | None:
     """When a report was made, or None if it is not there any more."""
     try:
         created = read_manifest(store.location(report), report.kind, report.key)["created"]
     except ValueError:
         return None
+    return _minute(created)
+
+
+def _minute(created: str) -> str:
     return datetime.fromisoformat(created).strftime("%Y-%m-%d %H:%M UTC")

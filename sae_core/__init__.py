@@ -39,7 +39,16 @@ from sae_core.coactivation import Coactivation
 from sae_core.dictionary import DICTIONARIES, Dictionary, load_dictionary
 from sae_core.feature_statistics import FeatureStatistics
 from sae_core.geometry import capacity
-from sae_core.matching import Matching, learned_to_true, mmcs, one_to_one, true_to_learned
+from sae_core.matching import (
+    Matching,
+    Nearest,
+    learned_to_true,
+    mmcs,
+    mutual_nearest,
+    nearest,
+    one_to_one,
+    true_to_learned,
+)
 from sae_core.metrics import ReconstructionMetrics
 from sae_core.normalization import Normalization, fit_normalization
 from sae_core.sweep import train_together
@@ -63,6 +72,7 @@ __all__ = [
     "Loss",
     "Matching",
     "MatryoshkaBatchTopK",
+    "Nearest",
     "Normalization",
     "Random",
     "ReLU",
@@ -85,6 +95,8 @@ __all__ = [
     "learned_to_true",
     "load_dictionary",
     "mmcs",
+    "mutual_nearest",
+    "nearest",
     "one_to_one",
     "train_together",
     "true_to_learned",

@@ -27,10 +27,26 @@ def mmcs(a_nd: Float[Tensor, "n d"], b_md: Float[Tensor, "m d"]) -> float:
     Signed cosines, rows normalised here. Not symmetric: the paper's own code averages over its second
     argument.
     """
+    return nearest(a_nd, b_md).cosine_n.double().mean().item()
+
+
+class Nearest(NamedTuple):
+    """For each of a's directions, the one of b's that is closest."""
+
+    b_n: Int[Tensor, "n"]
+    cosine_n: Float[Tensor, "n"]
+
+
+def nearest(a_nd: Float[Tensor, "n d"], b_md: Float[Tensor, "m d"]) -> Nearest:
+    """Signed cosines, rows normalised here; several of a's directions may have the same one of b's.
+
+    Raises ValueError where a side is empty.
+    """
     if len(a_nd) == 0 or len(b_md) == 0:
         raise ValueError(f"MMCS of {len(a_nd)} with {len(b_md)} directions is undefined: neither side may be empty")
     a_nd, b_md = F.normalize(a_nd.detach(), dim=1), F.normalize(b_md.detach(), dim=1)
-    return torch.cat([(part @ b_md.T).amax(1) for part in a_nd.split(2048)]).double().mean().item()
+    cosines, indices = zip(*((part @ b_md.T).max(1) for part in a_nd.split(2048)), strict=True)
+    return Nearest(torch.cat(indices), torch.cat(cosines))
 
 
 def true_to_learned(true_nd: Float[Tensor, "n d"], learned_md: Float[Tensor, "m d"]) -> float:
@@ -47,7 +63,7 @@ def learned_to_true(
 
 
 class Matching(NamedTuple):
-    """The one-to-one pairs of two dictionaries, as many as the smaller one has features."""
+    """Pairs of two dictionaries' features, none of which is in two pairs."""
 
     a_p: Int[Tensor, "p"]
     """The pairs' features in a, ascending."""
@@ -63,12 +79,13 @@ class Matching(NamedTuple):
         return self.cosine_p.double().mean().item()
 
     def fraction_above(self, cosine: float = 0.9) -> float:
-        """Share of the smaller dictionary's features whose partner is closer than this."""
+        """Share of the pairs that are closer than this."""
         return (self.cosine_p > cosine).double().mean().item()
 
 
 def one_to_one(a_nd: Float[Tensor, "n d"], b_md: Float[Tensor, "m d"]) -> Matching:
-    """The pairing of a's directions with b's that has the largest sum of cosines; sizes may differ.
+    """The pairing of a's directions with b's that has the largest sum of cosines, of as many pairs as the smaller
+    side has directions.
 
     Keeps 12·n·m bytes and takes up to cubic time.
 
@@ -86,3 +103,13 @@ def one_to_one(a_nd: Float[Tensor, "n d"], b_md: Float[Tensor, "m d"]) -> Matchi
     cosine_nm = (F.normalize(a_nd.detach(), dim=1) @ F.normalize(b_md.detach(), dim=1).T).cpu()
     a_p, b_p = (torch.from_numpy(side) for side in linear_sum_assignment(cosine_nm.numpy(), maximize=True))
     return Matching(a_p, b_p, cosine_nm[a_p, b_p])
+
+
+def mutual_nearest(a_to_b: Nearest, b_to_a: Nearest) -> Matching:
+    """The pairs each of whose sides is the other's nearest: for dictionaries too large to match one to one.
+
+    Fewer pairs than `one_to_one` gives, and of the same features where two dictionaries are much alike.
+    """
+    a_n = torch.arange(len(a_to_b.b_n), device=a_to_b.b_n.device)
+    a_p = a_n[b_to_a.b_n[a_to_b.b_n] == a_n]
+    return Matching(a_p.cpu(), a_to_b.b_n[a_p].cpu(), a_to_b.cosine_n[a_p].cpu())

@@ -1,4 +1,4 @@
-"""Dictionaries from and to the formats of other libraries, in a directory or on the Hugging Face hub."""
+"""Dictionaries from and to the formats of other libraries and tools, in a directory or on the Hugging Face hub."""
 
 import hashlib
 import json
@@ -13,6 +13,7 @@ from storage.artifacts import AnyStore, ArtifactRef, ArtifactStore, content_key
 from storage.errors import DamagedArtifact
 from storage.manifests import read_manifest
 from tasks.errors import ExperimentError
+from tasks.exports import EXPORTS, Write
 from tasks.hub import PREFIX, HubFolder
 from tasks.references import find_name
 
@@ -25,19 +26,19 @@ def export_dictionary(name: str, format_name: str, to: str) -> str:
     """Write a dictionary, named as in `find_dictionary`, to a new directory or to `hf:user/repository[/folder]`.
 
     Returns where it is now. Raises ValueError when the format cannot hold it, ExperimentError when there is no such
-    dictionary or the place cannot be written.
+    dictionary, the home lacks what the format wants besides, or the place cannot be written.
     """
-    form = _format(format_name)
+    write = _writer(format_name)
     source = find_dictionary(name)
-    dictionary, provenance = load_dictionary(source), provenance_of(source)
+    provenance = provenance_of(source)
     if to.startswith(PREFIX):
         folder = HubFolder.parse(to)
         with TemporaryDirectory() as scratch:
-            form.write(dictionary, Path(scratch) / KIND, provenance)
+            write(source, Path(scratch) / KIND, provenance)
             return folder.upload(Path(scratch) / KIND)
     directory = Path(to).expanduser().absolute()
     try:
-        form.write(dictionary, directory, provenance)
+        write(source, directory, provenance)
     except OSError as error:
         raise ExperimentError(f"{directory} cannot be written: {error.strerror}. Choose another directory.") from error
     return str(directory)
@@ -149,6 +150,14 @@ def _fetched(source: str) -> Path:
             f"{source!r} is no directory. Give one that holds the dictionary's files, or hf:user/repository/folder."
         )
     return directory
+
+
+def _writer(name: str) -> Write:
+    if name in EXPORTS:
+        return EXPORTS[name]
+    if name not in FORMATS:
+        raise ExperimentError(f"format {name!r} does not exist. There are: {', '.join([*FORMATS, *EXPORTS])}.")
+    return lambda source, directory, provenance: FORMATS[name].write(load_dictionary(source), directory, provenance)
 
 
 def _format(name: str) -> Format:

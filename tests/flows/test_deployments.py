@@ -31,7 +31,7 @@ def test_every_preset_and_every_flow_is_deployed():
     names = {f"{offer.entrypoint.rpartition('.')[2]}/{offer.name}" for offer in offers()}
     assert names == {f"experiment/{name}" for name in presets()} | {
         f"{flow}/quickstart" for flow in ("harvest", "train", "evaluate", "retrain")
-    }
+    } | {"compare/runs"}
 
 
 def test_experiments_of_a_person_are_retrained_on_the_schedule_and_the_quickstart_without_any(

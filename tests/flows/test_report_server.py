@@ -113,6 +113,23 @@ def test_names_of_others_are_escaped(tmp_path: Path):
     text = TestClient(application(store)).get("/").text
     assert "<script>" not in text
     assert "<b>" not in text
+    row = dict.fromkeys(("l0", "fvu", "cosine", "dead_fraction", "rows"), 0.5)
+    told = {**row, "hook_point": EVIL, "method": EVIL, "parameters": EVIL, "ref": EVIL}
+    assert "<script>" not in page([told], MEANINGS)
+
+
+def test_comparisons_are_listed_and_served(client: TestClient, store: ArtifactStore):
+    def make(place: Path) -> dict[str, list[str]]:
+        (place / "index.html").write_text("<h1>both</h1>")
+        return {"experiments": ["mine", EVIL]}
+
+    store.build("comparison", "4567abcd", make, code_version="1", spec={}, inputs={}, resumable=False)
+    index = client.get("/").text
+    assert 'href="comparison/4567abcd/"' in index
+    assert "<script>" not in index
+    assert client.get("/comparison/4567abcd/").text == "<h1>both</h1>"
+    assert client.get("/comparison/0123abcd/").status_code == 404
+
     told = dictionary(EVIL, 0.5, place=EVIL, ref=EVIL, params={"k": EVIL}, model=EVIL)
     page = overview(tmp_path, material(told))
     assert "<script>alert" not in page

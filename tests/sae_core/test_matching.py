@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sae_core import learned_to_true, mmcs, one_to_one, true_to_learned
+from sae_core import learned_to_true, mmcs, mutual_nearest, nearest, one_to_one, true_to_learned
 from sae_core import matching as matching_module
 
 
@@ -56,3 +56,13 @@ def test_matching_nothing_or_too_much_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(matching_module, "MOST_COSINES", 8)
     with pytest.raises(ValueError, match="3 with 3 directions are too many"):
         one_to_one(torch.eye(3), torch.eye(3))
+
+
+def test_mutual_nearest_finds_the_pairs_that_nobody_contests():
+    a_nd, order_n = directions(40, 8), torch.randperm(40, generator=torch.Generator().manual_seed(1))
+    b_nd = a_nd[order_n]
+    found = mutual_nearest(nearest(a_nd, b_nd), nearest(b_nd, a_nd))
+    assert torch.equal(order_n[found.b_p], found.a_p)
+    twice = torch.tensor([[1.0, 0.0], [1.0, 0.1]])
+    found = mutual_nearest(nearest(twice, torch.eye(2)), nearest(torch.eye(2), twice))
+    assert [column.tolist() for column in found] == [[0], [0], [1.0]]
