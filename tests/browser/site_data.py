@@ -78,6 +78,7 @@ class Synthetic:
         }
         self.links: dict[str, list[list[str]]] = {}
         self.said: Callable[[str], str] = str
+        self.studies = 1  # that scored it
 
     def entry(self) -> dict[str, Any]:
         return {
@@ -135,7 +136,7 @@ class Synthetic:
             "columns": [
                 {"name": self.said("score"), "meaning": self.said("correlation of real and simulated activations"),
                  "values": scores, "missing": unscored}
-            ],
+            ] * self.studies,
             "explanations": {str(feature): text for feature, text in self.explanations.items()},
             "explained": sorted({feature // SHARD for feature in self.explanations})[:64],
             "links": self.links,
@@ -245,6 +246,7 @@ def hostile(seed: int = 2) -> Synthetic:
     made = Synthetic("pca-blocks.3.hook_resid_post-eeeeffff", "pca", 128, seed, luck.choices(HOSTILE, k=6000))
     made.explanations = {feature: HOSTILE[feature % len(HOSTILE)] for feature in range(128) if feature not in made.dead}
     made.said = lambda text: f"{text} <img src=x onerror=alert(8)>\u202e"
+    made.studies = 2
     made.parameters = {text: text for text in HOSTILE[:6]} | {"__proto__": HOSTILE[0]}
     made.links = {"0": [["study", text, "javascript:alert(7)"] for text in HOSTILE[:4]]}
     return made

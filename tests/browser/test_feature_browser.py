@@ -300,6 +300,7 @@ def test_hostile_text_is_seen_as_text(visit: Visitor, address: str, width: int, 
     page.locator("#features tbody tr").first.wait_for()
     for text in HOSTILE[:10]:
         assert text in page.locator("main").inner_text()
+    assert page.locator("#features thead").get_by_text("score").count() == 2  # of two studies
     camera(page, f"table-{width}")
     harmless(page)
     page.get_by_text("Plot two columns").click()

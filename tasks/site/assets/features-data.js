@@ -23,21 +23,34 @@ saeflow.dictionary = (() => {
 
   class Dictionary {
     constructor(index, more, tokens) {
-      this.about = index;
+      const { columns, tokens: strongest, ...about } = index;
+      this.about = about;
       this.slug = index.slug;
       this.size = index.n_features;
       this.tokens = tokens;
-      this.columns = new Map([...index.columns, ...more.columns].map((each) => [each.name, column(each, this.size)]));
+      this.columns = new Map();
+      for (const each of [...columns, ...more.columns]) {
+        const name = this.unused(each.name);
+        this.columns.set(name, column({ ...each, name }, this.size));
+      }
       this.explanations = new Map(Object.entries(more.explanations).map(([feature, text]) => [Number(feature), text]));
       this.links = new Map(Object.entries(more.links).map(([feature, links]) => [Number(feature), links]));
       this.explainedShards = new Set(more.explained);
       this.strongest = new Int32Array(this.size * PER_FEATURE).fill(-1);
-      index.tokens.forEach((found, feature) => this.strongest.set(found.slice(0, PER_FEATURE), feature * PER_FEATURE));
+      strongest.forEach((found, feature) => this.strongest.set(found.slice(0, PER_FEATURE), feature * PER_FEATURE));
       this.lowerTokens = tokens.map((text) => text.toLowerCase());
       this.lowerExplanations = new Map([...this.explanations].map(([feature, text]) => [feature, text.toLowerCase()]));
       this.orders = new Map();
       this.selected = { key: null, features: null };
       this.shardNames = []; // from the longest unused to the last used
+    }
+
+    /** The name of a column, of which two studies may have one: the second is told as such. */
+    unused(name) {
+      let number = 1;
+      const told = () => (number === 1 ? name : `${name} (${number})`);
+      while (this.columns.has(told())) number += 1;
+      return told();
     }
 
     /** The texts of the commonest tokens of a feature's strongest fragments. */
