@@ -1,5 +1,6 @@
 """Servers of language models are asked by runs that need them, and by nothing else."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,26 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
 
-def asking(experiment: dict[str, Any], url: str, **changes: Any) -> dict[str, Any]:
-    """An experiment whose evaluation asks a server."""
+def asking(experiment: dict[str, Any], url: str) -> dict[str, Any]:
+    """An experiment of two dictionaries, dense enough to be interpreted, whose evaluation asks a server."""
     server = {"explainer": "explaining", "scorer": "scoring", "base_url": url}
-    told = {**TOLD, "features": 3, "explainer": "llm", "scorers": ["detection", "intruder"], "server": server}
-    small = {"hook_points": experiment["hook_points"][:1], "baselines": []}
-    return {**changed(experiment, **small, name="asking"), "evaluations": [told], **changes}
+    told = {**TOLD, "features": 3, "explainer": "llm", "scorers": ["detection", "fuzzing"], "server": server}
+    two = {
+        "hook_points": experiment["hook_points"][:1],
+        "dictionaries": [{"method": "tied_relu", "expansion": 2, "alpha": 0}],
+        "baselines": [{"method": "pca", "k": None}],
+    }
+    return {**changed(experiment, name="asking"), **two, "evaluations": [told]}
+
+
+@pytest.fixture
+def stories(tiny_corpus: Path, tmp_path: Path) -> str:
+    """Documents about as long as two fragments: each gives few, and so there are enough."""
+    words = tiny_corpus.read_text().split()
+    texts = [" ".join(words[start : start + 12]) for start in range(0, len(words), 12)]
+    file = tmp_path / "stories.jsonl"
+    file.write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    return str(file)
 
 
 @pytest.fixture
@@ -72,11 +87,12 @@ def test_the_plan_of_an_experiment_says_that_its_server_fails(
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_what_a_run_asks_is_told_before_and_once_it_is_made_no_server_is_needed(
-    tiny_experiment: dict[str, Any], home: Path, tmp_path: Path
+    tiny_experiment: dict[str, Any], stories: str, home: Path, tmp_path: Path
 ):
     file = tmp_path / "asking.yaml"
     with loopback() as server:
         parameters = asking(tiny_experiment, server.url)
+        parameters["corpus"]["sources"] = [stories]
         file.write_text(yaml.safe_dump(parameters))
         poor = {**parameters, "compute": {**parameters["compute"], "access": {"budget_tokens": 1}}}
         with pytest.raises(BudgetSpent):
