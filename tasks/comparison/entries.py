@@ -71,7 +71,8 @@ def entries(report: ArtifactRef) -> list[Entry]:
     for ref in inputs:
         if ref.kind == "evaluation" and store.location(ref).exists(FEATURES):
             of = store.manifest(ref)["inputs"].get("dictionary")
-            measured.setdefault(of["key"] if of else "", ref)
+            # By digest: an evaluation is found again for another artifact with the same files, and names the first.
+            measured.setdefault(of["digest"] if of else "", ref)
     found = []
     for row in read_rows(report, DICTIONARIES):
         ref = dictionaries[row["ref"]]
@@ -81,7 +82,7 @@ def entries(report: ArtifactRef) -> list[Entry]:
             raise ExperimentError(
                 f"{ref} of {report} is not there any more. Run the experiment again: it makes what is missing."
             ) from error
-        found.append(Entry(row, ref, "dictionary" in spec, measured.get(ref.key)))
+        found.append(Entry(row, ref, "dictionary" in spec, measured.get(ref.digest)))
     return found
 
 
