@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.artifacts import ArtifactRef
+from storage.manifests import read_manifest
 from tasks.caching import artifacts
 from tasks.errors import ExperimentError
 
@@ -13,10 +14,17 @@ def newest(kind: str, dictionary: Path) -> tuple[ArtifactRef, dict[str, Any]]:
 
     Raises ExperimentError when there is none.
     """
+    try:
+        digest = read_manifest(dictionary, "dictionary", dictionary.name)["digest"]
+    except ValueError as error:
+        raise ExperimentError(f"{dictionary} is no artifact: import it, and read its {kind} there.") from error
+            f"{dictionary} is no artifact, so that no {kind} of it can be found. Import it."
+        ) from error
     found = [
         (manifest["created"], str(ref), ref, manifest)
         for ref, manifest in artifacts().list(kind)
-        if manifest["inputs"].get("dictionary", {}).get("key") == dictionary.name
+        # By digest: what was made is found again for another artifact with the same files, and names the first.
+        if manifest["inputs"].get("dictionary", {}).get("digest") == digest
     ]
     if not found:
         raise ExperimentError(
