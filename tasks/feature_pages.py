@@ -32,6 +32,7 @@ from storage.artifacts import ArtifactRef
 from storage.latents import Latents
 from storage.tables import read_table, write_table
 from tasks.caching import artifacts, step
+from tasks.cells import slug_of
 from tasks.compute import Compute
 from tasks.corpus import token_rows
 from tasks.evaluate.logit_effects import in_stream
@@ -115,7 +116,7 @@ def feature_pages(
     )
     shown = Tokens.of(tokens_SP, lens, tokenizer, told.vocabulary)
 
-    slug = f"{subject.method}-{hook_point}-{name.partition('/')[2][:8]}"
+    slug = slug_of(subject.method, hook_point, name)
     statistics = read_table(source / FEATURES)
     table = table_of(statistics, cosine_nk)
     about = {

@@ -29,7 +29,7 @@ from sae_core.interventions import patch, write
 from storage.artifacts import ArtifactRef
 from tasks.caching import artifacts
 from tasks.capture import capture
-from tasks.cells import named
+from tasks.cells import named, slug_of
 from tasks.compute import Compute
 from tasks.errors import ExperimentError
 from tasks.evaluate.steering import going_on
@@ -87,7 +87,7 @@ def choices(report: ArtifactRef) -> list[Choice]:
     rows = json.loads(store.location(report).read("dictionaries.json"))
     return [
         Choice(
-            slug=f"{row['method']}-{row['hook_point']}-{made[row['ref']].key[:8]}",
+            slug=slug_of(row["method"], row["hook_point"], row["ref"]),
             ref=made[row["ref"]],
             name=f"{row['hook_point']}: {named(row, rows)}",
             hook_point=row["hook_point"],

@@ -15,6 +15,7 @@ from sae_core.dictionary import load_dictionary
 from storage.artifacts import ArtifactRef
 from storage.errors import DamagedArtifact
 from tasks.caching import artifacts
+from tasks.cells import slug_of
 from tasks.errors import ExperimentError
 
 DICTIONARIES = "dictionaries.json"
@@ -45,7 +46,7 @@ class Entry:
     @property
     def slug(self) -> str:
         """What its feature pages are called."""
-        return f"{self.method}-{self.hook_point}-{self.ref.key[:8]}"
+        return slug_of(self.method, self.hook_point, str(self.ref))
 
     @property
     def directions(self) -> Float[Tensor, "n d"]:

@@ -4,21 +4,9 @@
 saeflow.compare = (() => {
   const { element, load } = saeflow;
   const drawn = new Map(); // place → data, to draw again when the theme changes
-  let plotly = null;
-
-  /** Plotly, which is loaded when the first plot is seen. */
-  function library() {
-    plotly ??= new Promise((resolve, reject) => {
-      const script = element("script", { src: "assets/plotly.min.js" });
-      script.onload = () => resolve(window.Plotly);
-      script.onerror = () => reject(new Error("assets/plotly.min.js cannot be loaded"));
-      document.head.append(script);
-    });
-    return plotly;
-  }
 
   async function draw(place, data) {
-    const Plotly = await library();
+    const Plotly = await saeflow.plotly();
     const style = getComputedStyle(document.documentElement);
     const colour = (name) => style.getPropertyValue(`--${name}`).trim();
     const axis = { gridcolor: colour("line"), linecolor: colour("faint"), zeroline: false, fixedrange: true };

@@ -2,19 +2,6 @@
 // Draws the plots of a page when they come into sight, in the colours of the theme.
 
 (() => {
-  let plotly = null; // a promise: 4 MB that a page needs only where a plot is looked at
-
-  function library() {
-    plotly ??= new Promise((resolve, reject) => {
-      const script = document.createElement("script");
-      script.src = "assets/plotly.min.js";
-      script.onload = () => resolve(window.Plotly);
-      script.onerror = () => reject(new Error("assets/plotly.min.js cannot be loaded"));
-      document.head.append(script);
-    });
-    return plotly;
-  }
-
   function colours() {
     const style = getComputedStyle(document.documentElement);
     return Object.fromEntries(["paper", "ink", "faint", "line"].map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
@@ -39,7 +26,7 @@
 
   async function draw(place) {
     try {
-      const [figures, Plotly] = await Promise.all([saeflow.load("data/plots"), library()]);
+      const [figures, Plotly] = await Promise.all([saeflow.load("data/plots"), saeflow.plotly()]);
       const { data, layout } = figures[place.dataset.plot];
       await Plotly.react(place, data, themed(layout), { responsive: true, displayModeBar: false });
       place.dataset.drawn = "";
