@@ -35,7 +35,7 @@ def parameters(params: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> 
 
 
 def slug_of(method: str, hook_point: str, ref: str) -> str:
-    """What the feature pages of a dictionary are called: `topk-blocks.9.hook_resid_post-1f3a22bc` of dictionary/1f3a22bc…"""
+    """What the pages of a dictionary are called: `topk-blocks.9.hook_resid_post-1f3a22bc` of dictionary/1f3a22bc…"""
     return f"{method}-{hook_point}-{ref.partition('/')[2][:8]}"
 
 

@@ -18,8 +18,6 @@ def newest(kind: str, dictionary: Path) -> tuple[ArtifactRef, dict[str, Any]]:
         digest = read_manifest(dictionary, "dictionary", dictionary.name)["digest"]
     except ValueError as error:
         raise ExperimentError(f"{dictionary} is no artifact: import it, and read its {kind} there.") from error
-            f"{dictionary} is no artifact, so that no {kind} of it can be found. Import it."
-        ) from error
     found = [
         (manifest["created"], str(ref), ref, manifest)
         for ref, manifest in artifacts().list(kind)

@@ -153,26 +153,32 @@ def gather(
         rows=rows,
         dictionaries={str(ref): ref for ref in dictionaries},
         reconstructions={str(of): ref for of, ref in zip(dictionaries, reconstructions, strict=True)},
-        studies=[_study(name, ref, known[str(ref)]) for name, ref in studies.items()],
+        studies=[_study(name, ref, known[str(ref)], dictionaries) for name, ref in studies.items()],
         comparisons=comparisons,
         browsable={found.dictionary: found for found in (_browsable(ref, known[str(ref)]) for ref in pages)},
         manifests=_with_inputs(known),
     )
 
 
-def _study(name: str, ref: ArtifactRef, manifest: Mapping[str, Any]) -> Study:
-    inputs = inputs_of(manifest)
-    several = sorted(
-        (int(key.partition(".")[2] or 0), value) for key, value in inputs.items() if key.startswith("dict")
-    )
-    about = tuple(value for _, value in several)
-    return Study(study_row(artifacts(), name, ref), about, inputs.get("features"), artifacts().path(ref))
+def _study(name: str, ref: ArtifactRef, manifest: Mapping[str, Any], dictionaries: Sequence[ArtifactRef]) -> Study:
+    inputs = {key: ArtifactRef(**value) for key, value in manifest["inputs"].items()}
+    several = sorted((int(key.partition(".")[2] or 0), made) for key, made in inputs.items() if key.startswith("dict"))
+    about = tuple(_named_here(made, dictionaries) for _, made in several)
+    features = str(inputs["features"]) if "features" in inputs else None
+    return Study(study_row(artifacts(), name, ref), about, features, artifacts().path(ref))
+
+
+def _named_here(made: ArtifactRef, dictionaries: Sequence[ArtifactRef]) -> str:
+    """A dictionary by its name in this report. An evaluation is found again for equal bytes, and its manifest names
+    those that it was first made of."""
+    names = [str(ref) for ref in dictionaries if ref.digest == made.digest]
+    return str(made) if str(made) in names or not names else names[0]
 
 
 def _browsable(ref: ArtifactRef, manifest: Mapping[str, Any]) -> Browsable:
-    place, inputs = artifacts().path(ref), inputs_of(manifest)
+    place = artifacts().path(ref)
     told = json.loads(next(place.glob("browse/*/about.json")).read_text())
-    return Browsable(inputs["dictionary"], told["slug"], told, inputs["features"], place)
+    return Browsable(told["ref"], told["slug"], told, inputs_of(manifest)["features"], place)
 
 
 def _with_inputs(known: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
