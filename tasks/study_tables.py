@@ -74,7 +74,7 @@ class StudyTable:
 
 
 def study_tables(rows: Sequence[Row]) -> list[StudyTable]:
-    """One table for each evaluation, in the order in which they were asked for.
+    """One table for each evaluation, in the order in which they were asked for; its rows hook point by hook point.
 
     Where the same is asked twice, the titles say with which parameters.
     """
@@ -83,6 +83,8 @@ def study_tables(rows: Sequence[Row]) -> list[StudyTable]:
         groups.setdefault((row["title"], json.dumps(row["asked"], sort_keys=True)), []).append(row)
     tables: list[StudyTable] = []
     for (title, _), here in groups.items():
+        hook_points = [row["hook_point"] for row in here]
+        here.sort(key=lambda row: hook_points.index(row["hook_point"]))
         told = [{**row, "method": method(row, here), "parameters": parameters(row["params"], here)} for row in here]
         meanings = {name: meaning for row in here for name, meaning in row["columns"].items()}
         twins = [{"params": other[0]["asked"]} for (named, _), other in groups.items() if named == title]
@@ -101,10 +103,8 @@ def _name(title: str, taken: Collection[str]) -> str:
 def study_row(store: AnyStore, name: str, evaluation: ArtifactRef) -> Row:
     """What one evaluation found, and of which dictionary; of the last one where it is about several."""
     manifest = store.manifest(evaluation)
-    inputs, spec = manifest["inputs"], manifest["spec"]
-    dictionary = store.manifest(
-        ArtifactRef(**[value for key, value in inputs.items() if key.startswith("dictionar")][-1])
-    )
+    spec = manifest["spec"]
+    dictionary = store.manifest(dictionaries_of(manifest)[-1])
     chosen = dict(dictionary["spec"].get("dictionary") or dictionary["spec"]["baseline"])
     metrics = json.loads((store.path(evaluation) / METRICS).read_text())
     asked = spec.get("spec") or {}
@@ -120,6 +120,16 @@ def study_row(store: AnyStore, name: str, evaluation: ArtifactRef) -> Row:
         "model": model_name(store, manifest),
         **metrics,
     }
+
+
+def dictionaries_of(manifest: Mapping[str, Any]) -> list[ArtifactRef]:
+    """The dictionaries that an evaluation is about, in the order of their layers."""
+    numbered = [
+        (int(name.partition(".")[2] or 0), ArtifactRef(**value))
+        for name, value in manifest["inputs"].items()
+        if name.partition(".")[0] in ("dictionary", "dictionaries")
+    ]
+    return [ref for _, ref in sorted(numbered, key=lambda entry: entry[0])]
 
 
 def model_name(store: AnyStore, manifest: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from tasks.caching import artifacts
 from tasks.cells import method, named, parameters
 from tasks.evaluate.interpretability_scores import is_sparse
 from tasks.specs import Spec
-from tasks.study_tables import Row, StudyTable, study_row, study_tables
+from tasks.study_tables import Row, StudyTable, dictionaries_of, study_row, study_tables
 
 
 class About(Spec):
@@ -161,11 +161,8 @@ def gather(
 
 
 def _study(name: str, ref: ArtifactRef, manifest: Mapping[str, Any], dictionaries: Sequence[ArtifactRef]) -> Study:
-    inputs = {key: ArtifactRef(**value) for key, value in manifest["inputs"].items()}
-    several = sorted((int(key.partition(".")[2] or 0), made) for key, made in inputs.items() if key.startswith("dict"))
-    about = tuple(_named_here(made, dictionaries) for _, made in several)
-    features = str(inputs["features"]) if "features" in inputs else None
-    return Study(study_row(artifacts(), name, ref), about, features, artifacts().path(ref))
+    about = tuple(_named_here(made, dictionaries) for made in dictionaries_of(manifest))
+    return Study(study_row(artifacts(), name, ref), about, inputs_of(manifest).get("features"), artifacts().path(ref))
 
 
 def _named_here(made: ArtifactRef, dictionaries: Sequence[ArtifactRef]) -> str:

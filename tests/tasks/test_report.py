@@ -7,7 +7,7 @@ from typing import Any
 from storage.tables import read_table, write_table
 from tasks.cells import named, parameters
 from tasks.site.material import Study
-from tasks.study_tables import study_tables
+from tasks.study_tables import dictionaries_of, study_tables
 from tests.tasks.site.made_up import dictionary, material, overview
 from tests.tasks.test_train import METHODS
 
@@ -100,6 +100,21 @@ def test_no_table_takes_the_place_of_another():
         "topk, tiny (expansion=2, k=4)",
         "topk, tiny (random weights) (expansion=2, k=4)",
     ]
+
+
+def test_the_dictionaries_of_a_hook_point_stand_together():
+    rows = [study(hook_point=at, method=of) for of in ("topk", "pca") for at in ("blocks.9", "blocks.10")]
+    told = study_tables(rows)[0].rows
+    assert [(row["hook_point"], row["method"]) for row in told] == [
+        ("blocks.9", "topk"), ("blocks.9", "pca"), ("blocks.10", "topk"), ("blocks.10", "pca")
+    ]  # fmt: skip
+
+
+def test_a_circuit_of_many_layers_ends_with_the_last():
+    refs = [{"kind": "dictionary", "key": str(layer), "digest": ""} for layer in range(12)]
+    inputs = {f"dictionaries.{layer}": ref for layer, ref in enumerate(refs)}
+    found = dictionaries_of({"inputs": dict(sorted(inputs.items()))})
+    assert [ref.key for ref in found] == [str(layer) for layer in range(12)]
 
 
 def test_the_model_is_told_only_where_there_are_several():
