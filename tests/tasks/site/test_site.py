@@ -57,6 +57,8 @@ def test_all_that_pages_lead_to_is_there(tiny_report: Made):
             file, _, fragment = target.partition("#")
             if target.startswith("data:") or (file == "features.html" and not (place / file).exists()):
                 continue  # whoever has the page of features finds it there
+            if page.name == "try.html" and target.startswith("http://127.0.0.1:"):
+                continue  # a link to the report server of this machine; nothing is loaded from there
             assert "//" not in target
             assert (place / file).is_file() if file else fragment in read.names, (page.name, target)
 
