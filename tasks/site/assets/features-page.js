@@ -325,7 +325,8 @@ saeflow.featurePage = (() => {
       steps(page),
       element("h1", { id: "feature-title", tabindex: -1 }, `Feature ${wish.feature}`),
       element("p", { class: "faint" },
-        element("bdi", {}, text.shown(name, { edges: false, limit: 300 })), ` at ${dictionary.about.hook_point}`),
+        element("bdi", {}, text.shown(name, { edges: false, limit: 300 })), " at ",
+        element("bdi", {}, text.shown(dictionary.about.hook_point, { edges: false, limit: 300 }))),
       ...(dead ? [element("p", { class: "note" }, "This feature is dead: it never fires on the held-out text.")] : []),
       element("div", { class: "columns" }, column, element("div", { class: "facts" }, ...facts.filter(Boolean))),
     );
