@@ -1,4 +1,4 @@
-"""How long it takes to write what the pages of single features show, how large that is, and how much memory it takes.
+"""How long it takes to make the pages of single features and a site of them, how large they are, and in what memory.
 
     OMP_NUM_THREADS=2 python -m benchmarks.feature_pages --features 24576 --tokens 32768
     OMP_NUM_THREADS=2 python -m benchmarks.feature_pages --features 256 --beside sae_dashboard
@@ -32,13 +32,16 @@ from tasks.caching import artifacts
 from tasks.compute import Compute
 from tasks.corpus import locate as locate_corpus
 from tasks.corpus import token_rows, tokenize
+from tasks.evaluate.reconstruction import evaluate_reconstruction
 from tasks.feature_pages import BROWSE, feature_pages
 from tasks.features import read_features
 from tasks.harvest import harvest
 from tasks.language_model import locate as locate_model
 from tasks.language_model import prepare_model, resolve_dtype
 from tasks.loss_gradients import loss_gradients
+from tasks.report import report
 from tasks.rows import open_store
+from tasks.site.material import About
 from tasks.specs import CorpusSpec, ModelSpec, RowFilter, StorageSpec
 from tests.peers.environments import python_of
 
@@ -119,6 +122,13 @@ def main() -> None:
             gradients = loss_gradients.build(hook_points=(HOOK,), dtype=dtype, **given)
         with timed("pages"):
             pages = feature_pages.build(name=str(dictionary), features=features, gradients=gradients, **at)
+        measured = evaluate_reconstruction.build(
+            dictionary=dictionary, activations=activations, hook_point=HOOK, rows=RowFilter(), compute=compute
+        )
+        with timed("site"):
+            about = About(name="feature pages", config={})
+            names, each = (str(dictionary),), {"dictionaries": (dictionary,), "evaluations": (measured,)}
+            report.build(about=about, names=names, studies=(), comparisons=(), pages=(pages,), **each)
         place = artifacts().path(pages) / BROWSE
         sizes = {file: file.stat().st_size / 2**20 for file in place.rglob("*") if file.is_file()}
         shards = [size for file, size in sizes.items() if file.parent.name == "shards"]
