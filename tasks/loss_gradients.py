@@ -40,7 +40,7 @@ BYTES_PER_FILE = 1 << 26
 BYTES_OF_A_NUMBER = 2
 
 
-@step(kind="gradients", code_version="1")
+@step(kind="gradients", code_version="2")
 def loss_gradients(
     place: Path,
     model: ArtifactRef,
@@ -49,7 +49,7 @@ def loss_gradients(
     dtype: str,
     compute: Compute,
 ) -> dict[str, Any]:
-    """Write the gradients of the held-out rows.
+    """Write the gradients of the held-out rows; `rows` in the manifest counts activations, as a harvest does.
 
     Args:
         dtype: precision of the pass, "bfloat16" or "float32": that of the harvest.
@@ -69,7 +69,7 @@ def loss_gradients(
                 progress.add(tokens_SP.size)
             joined = {name: torch.cat([part[name] for part in parts]) for name in hook_points}
             save_file(joined, place / f"{first}.safetensors")
-    return {"rows": rows.shape[0]}
+    return {"rows": int(rows.size)}
 
 
 def of_rows(

@@ -70,13 +70,13 @@ def test_what_is_kept_is_that_of_the_rows_in_their_order(
 ):
     monkeypatch.setattr("tasks.loss_gradients.BYTES_PER_FILE", 100_000)
     model, tokens = harvested["model"], harvested["tokens"]
-    place: Path = artifacts().path(
-        loss_gradients.build(
-            model=model, tokens=tokens, hook_points=(EMBEDDING, RESIDUAL), dtype="float32", compute=Compute()
-        )
+    made = loss_gradients.build(
+        model=model, tokens=tokens, hook_points=(EMBEDDING, RESIDUAL), dtype="float32", compute=Compute()
     )
+    place: Path = artifacts().path(made)
     assert len(list(place.glob("*.safetensors"))) > 3
     rows = np.asarray(token_rows(tokens, "held_out")[:])
+    assert artifacts().manifest(made)["notes"] == {"rows": rows.shape[0] * rows.shape[1]}
     direct = of_rows(language_model.load(model, "float32", "cpu"), rows, (EMBEDDING, RESIDUAL))
     rng = np.random.default_rng(0)
     row, position = rng.integers(0, rows.shape[0], 500), rng.integers(0, rows.shape[1], 500)
