@@ -63,14 +63,22 @@ def modules_behind(module: str) -> set[str]:
         if file is None or file in found:
             continue
         found.add(file)
-        for node in ast.walk(ast.parse((ROOT / file).read_text())):
-            if isinstance(node, ast.Import):
-                waiting += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        waiting += imported_by(file)
         # Importing a module runs its package first, which may register what the module looks up by name.
         waiting.append(module_of(file).rpartition(".")[0])
     return found
+
+
+@cache
+def imported_by(file: str) -> list[str]:
+    """What may be modules among the names that a file imports."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return names
 
 
 def module_of(file: str) -> str:
