@@ -87,7 +87,9 @@ def print_artifact(name: str, catalogue: Catalogue) -> None:
     paper, manifest = Paper(), catalogue.manifests[name]
     lines = provenance_lines(catalogue.manifests)
     versions = ", ".join(f"{package} {version}" for package, version in manifest["versions"].items())
-    machine = manifest["machine"]
+    checkout, machine = manifest.get("checkout"), manifest["machine"]
+    if checkout is not None:
+        versions += f", commit {checkout['commit']}" + (" with uncommitted changes" if checkout["dirty"] else "")
     made = datetime.fromisoformat(manifest["created"])
     for title, text in {
         name: lines[name],

@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from storage.checkout import checkout
 from storage.errors import StorageError
 from storage.locations import Location, open_location
 from storage.parallel import read_ahead
@@ -67,6 +68,7 @@ def describe(
         "digest": digest_of(files),
         "notes": dict(filled.notes),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+        "checkout": checkout(),
         "created": datetime.now(UTC).isoformat(),
         "seconds": round(seconds, 3),
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count()},

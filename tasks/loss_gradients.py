@@ -21,11 +21,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from storage.artifacts import ArtifactRef
+from storage.durable import write_whole
 from tasks.caching import step
 from tasks.compute import Compute
 from tasks.corpus import token_rows
@@ -40,7 +41,7 @@ BYTES_PER_FILE = 1 << 26
 BYTES_OF_A_NUMBER = 2
 
 
-@step(kind="gradients", code_version="1")
+@step(kind="gradients", code_version="2", resumable=True)
 def loss_gradients(
     place: Path,
     model: ArtifactRef,
@@ -49,7 +50,9 @@ def loss_gradients(
     dtype: str,
     compute: Compute,
 ) -> dict[str, Any]:
-    """Write the gradients of the held-out rows.
+    """Write the gradients of the held-out rows that are not there yet; each file appears whole or not at all.
+
+    `rows` in the manifest counts activations, as that of a harvest does.
 
     Args:
         dtype: precision of the pass, "bfloat16" or "float32": that of the harvest.
@@ -60,16 +63,19 @@ def loss_gradients(
     told = description(model)
     row_bytes = BYTES_OF_A_NUMBER * rows.shape[1] * sum(told.width(name) for name in hook_points)
     rows_per_file = max(1, BYTES_PER_FILE // row_bytes)
-    with Progress("loss gradients", rows.size, "tokens") as progress:
-        for first in range(0, rows.shape[0], rows_per_file):
+    files = {first: place / f"{first}.safetensors" for first in range(0, rows.shape[0], rows_per_file)}
+    missing = {first: file for first, file in files.items() if not file.exists()}
+    rows_to_read = sum(min(rows_per_file, rows.shape[0] - first) for first in missing)
+    with Progress("loss gradients", rows.size, "tokens", done=rows.size - rows_to_read * rows.shape[1]) as progress:
+        for first, file in missing.items():
             parts = []
             for tokens_SP in by_predictions(bridge, np.asarray(rows[first : first + rows_per_file])):
                 found = of_rows(bridge, tokens_SP, hook_points)
                 parts.append({name: g_SPd.bfloat16().cpu() for name, g_SPd in found.items()})
                 progress.add(tokens_SP.size)
             joined = {name: torch.cat([part[name] for part in parts]) for name in hook_points}
-            save_file(joined, place / f"{first}.safetensors")
-    return {"rows": rows.shape[0]}
+            write_whole(file, save(joined))
+    return {"rows": int(rows.size)}
 
 
 def of_rows(

@@ -1,4 +1,4 @@
-"""What was run: model, corpus, seeds, versions, machine, and how long each stage took.
+"""What was run: model, corpus, seeds, versions, commits, machine, and how long each stage took.
 
 Only this tells how long something took, which differs from one making of an artifact to the next: `stages.parquet` and
 `run.json` hold it, and of the pages index.html alone shows it.
@@ -7,7 +7,7 @@ Only this tells how long something took, which differs from one making of an art
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ def write_run(place: Path, material: Material) -> dict[str, Any]:
         "totals": [_total(kind, [row for row in rows if row["kind"] == kind]) for kind in order],
         "machines": sorted({f"{row['platform']}, {row['cpus']} processors" for row in rows}),
         "versions": _versions(material.manifests.values()),
+        "commits": commits(material.manifests.values()),
         "seeds": list(_seeds(material.about.config)),
     }
     document["totals"] = [total for total in document["totals"] if total["artifacts"]]
@@ -63,6 +64,8 @@ def _stage(name: str, manifest: Mapping[str, Any]) -> Row:
         "platform": manifest["machine"]["platform"],
         "cpus": manifest["machine"]["cpus"],
         "saeflow": manifest["versions"].get("saeflow"),
+        "commit": _commit(manifest)["commit"],
+        "dirty": _commit(manifest)["dirty"],
     }
 
 
@@ -96,6 +99,27 @@ def _versions(manifests: Any) -> dict[str, str]:
         for name, version in manifest["versions"].items():
             found.setdefault(name, set()).add(str(version))
     return {name: ", ".join(sorted(several)) for name, several in sorted(found.items())}
+
+
+def _commit(manifest: Mapping[str, Any]) -> Row:
+    """The commit of saeflow that an artifact was made with, or why there is none."""
+    if "checkout" not in manifest:
+        return {"commit": None, "dirty": None, "reason": "the saeflow that made it did not record its commit"}
+    if manifest["checkout"] is None:
+        return {"commit": None, "dirty": None, "reason": "saeflow did not run from a git checkout that git can read"}
+    return {**manifest["checkout"], "reason": None}
+
+
+def commits(manifests: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """Those that artifacts were made with, the first used first, and how many artifacts that were."""
+    found: list[Row] = []
+    for manifest in sorted(manifests, key=lambda manifest: manifest["created"]):
+        commit = _commit(manifest)
+        entry = next((entry for entry in found if entry.items() >= commit.items()), None)
+        if entry is None:
+            found.append(entry := {**commit, "artifacts": 0})
+        entry["artifacts"] += 1
+    return found
 
 
 def _seeds(told: Any, path: str = "") -> Iterator[list[Any]]:

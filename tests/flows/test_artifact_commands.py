@@ -77,6 +77,8 @@ def test_one_artifact_is_shown_with_what_it_was_made_from_and_what_was_made_from
     assert told[0] == f"{made['dictionary']}  topk at h, k=4"
     assert f"path    {small.store.uri}/{made['dictionary']}" in told
     assert "for     tiny" in told
+    commit = small.store.manifest(made["dictionary"])["checkout"]
+    assert commit is None or f"commit {commit['commit']}" in " ".join(told)
     start = told.index("made from")
     short = {kind: f"{kind}/{ref.key[:8]}" for kind, ref in made.items()}
     assert told[start + 1 : start + 7] == [

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from storage.artifacts import ArtifactRef, ArtifactStore, content_key
+from storage.checkout import Checkout, checkout
 from storage.errors import DamagedArtifact, DamagedChunk, OutOfSpace, StorageError
 from storage.locks import Locks
 from tests.storage.conftest import PROCESSES, files_of, small_layout, write
@@ -78,6 +79,7 @@ def test_the_manifest_tells_where_an_artifact_came_from(tmp_path):
     assert (manifest["spec"], manifest["notes"]) == ({"n": 1}, {"rows": 3})
     assert [file["name"] for file in manifest["files"]] == ["b.json", "folder/a.bin"]
     assert {"python", "torch", "zarr"} <= manifest["versions"].keys()
+    assert manifest["checkout"] == checkout()
     assert json.loads((store.path(ref) / "manifest.json").read_text())["digest"] == ref.digest
     assert [found for found, _ in store.list()] == [ref, tokens]
 
@@ -86,6 +88,16 @@ def test_the_same_bytes_have_the_same_digest_wherever_they_were_made(tmp_path):
     first = build(ArtifactStore(tmp_path / "a"), write_two_files, seed=1)
     second = build(ArtifactStore(tmp_path / "b"), write_two_files, key="other", seed=2)
     assert first.digest == second.digest
+
+
+def test_the_commit_is_told_and_is_neither_in_a_key_nor_in_a_digest(tmp_path, monkeypatch):
+    refs = []
+    for home, told in (("a", Checkout(commit="0" * 40, dirty=False)), ("b", Checkout(commit="1" * 40, dirty=True))):
+        monkeypatch.setattr("storage.manifests.checkout", lambda told=told: told)
+        store = ArtifactStore(tmp_path / home)
+        refs.append(build(store, write_two_files, key=content_key("tokens", "1", {}, {})))
+        assert store.manifest(refs[-1])["checkout"] == told
+    assert refs[0] == refs[1]
 
 
 def test_a_key_depends_on_everything_asked_for_and_not_on_its_order():

@@ -1,4 +1,5 @@
-"""A fingerprint of the code behind each step: the syntax trees of its module and of the project modules it uses.
+"""A fingerprint of the code behind each step: the syntax trees of its module and of the project modules it uses, and
+the files beside them that are written into what they make.
 
     python -m tests.tasks.fingerprints --acknowledge    records the code as it is now
 
@@ -11,6 +12,7 @@ import importlib
 import json
 import pkgutil
 import sys
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from tasks.caching import Step
 ROOT = Path(__file__).parents[2]
 RECORD = Path(__file__).with_name("step_fingerprints.json")
 PACKAGES = ("tasks", "sae_core", "storage")
+WRITTEN_OUT = ("templates", "assets")
+"""Folders of a package whose files end up in artifacts."""
 
 
 def all_steps() -> dict[str, Step[...]]:
@@ -35,9 +39,19 @@ def all_steps() -> dict[str, Step[...]]:
 
 def fingerprint(step: Step[...]) -> str:
     digest = hashlib.sha256()
-    for file in sorted(modules_behind(step.make.__module__)):
+    modules = modules_behind(step.make.__module__)
+    for file in sorted(modules):
         digest.update(f"{file}\n{tree(file)}\n".encode())
+    for file in sorted(written_out(modules)):
+        digest.update(f"{file}\n{hashlib.sha256((ROOT / file).read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def written_out(modules: Iterable[str]) -> set[str]:
+    """The templates and assets of the packages that these modules are of, relative to the root."""
+    folders = {ROOT / Path(module).parent / name for module in modules for name in WRITTEN_OUT}
+    files = {file for folder in folders for file in folder.rglob("*") if file.is_file()}
+    return {file.relative_to(ROOT).as_posix() for file in files}
 
 
 def modules_behind(module: str) -> set[str]:
@@ -49,14 +63,22 @@ def modules_behind(module: str) -> set[str]:
         if file is None or file in found:
             continue
         found.add(file)
-        for node in ast.walk(ast.parse((ROOT / file).read_text())):
-            if isinstance(node, ast.Import):
-                waiting += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        waiting += imported_by(file)
         # Importing a module runs its package first, which may register what the module looks up by name.
         waiting.append(module_of(file).rpartition(".")[0])
     return found
+
+
+@cache
+def imported_by(file: str) -> list[str]:
+    """What may be modules among the names that a file imports."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return names
 
 
 def module_of(file: str) -> str:

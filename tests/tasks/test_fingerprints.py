@@ -1,5 +1,7 @@
 import ast
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +28,23 @@ def test_a_fingerprint_covers_the_project_modules_that_a_step_uses():
     assert "storage/activations.py" in behind
     assert "sae_core/baselines/basis.py" in fingerprints.modules_behind("tasks.evaluate.reconstruction")
     assert not any(file.startswith("flows") for file in behind)
+
+
+@pytest.mark.parametrize("file", ["assets/site.js", "templates/base.html"])
+def test_what_is_written_into_a_site_counts_for_the_steps_that_write_one(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for package in fingerprints.PACKAGES:
+        shutil.copytree(fingerprints.ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(fingerprints, "ROOT", tmp_path)
+    before = fingerprints.current()
+    changed = tmp_path / "tasks/site" / file
+    changed.write_text(changed.read_text() + " ")
+    after = fingerprints.current()
+    # Feature pages are data that the pages of a site load; they share the module that writes both.
+    assert {name for name in before if before[name] != after[name]} == {
+        "tasks.report.report", "tasks.compare.compare_runs", "tasks.feature_pages.feature_pages"
+    }  # fmt: skip
 
 
 def test_comments_and_docstrings_do_not_count_and_code_does(tmp_path, monkeypatch: pytest.MonkeyPatch):

@@ -70,19 +70,56 @@ def test_what_is_kept_is_that_of_the_rows_in_their_order(
 ):
     monkeypatch.setattr("tasks.loss_gradients.BYTES_PER_FILE", 100_000)
     model, tokens = harvested["model"], harvested["tokens"]
-    place: Path = artifacts().path(
-        loss_gradients.build(
-            model=model, tokens=tokens, hook_points=(EMBEDDING, RESIDUAL), dtype="float32", compute=Compute()
-        )
+    made = loss_gradients.build(
+        model=model, tokens=tokens, hook_points=(EMBEDDING, RESIDUAL), dtype="float32", compute=Compute()
     )
+    place: Path = artifacts().path(made)
     assert len(list(place.glob("*.safetensors"))) > 3
     rows = np.asarray(token_rows(tokens, "held_out")[:])
+    assert artifacts().manifest(made)["notes"] == {"rows": rows.shape[0] * rows.shape[1]}
     direct = of_rows(language_model.load(model, "float32", "cpu"), rows, (EMBEDDING, RESIDUAL))
     rng = np.random.default_rng(0)
     row, position = rng.integers(0, rows.shape[0], 500), rng.integers(0, rows.shape[1], 500)
     for hook_point, g_SPd in direct.items():
         found = LossGradients(place, hook_point).at(row, position)
         torch.testing.assert_close(found, g_SPd[row, position].bfloat16().float(), rtol=0.02, atol=1e-8)
+
+
+def test_a_pass_that_was_interrupted_reads_only_what_is_missing_and_ends_with_the_same_bytes(
+    harvested: dict[str, ArtifactRef], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("tasks.loss_gradients.BYTES_PER_FILE", 100_000)
+    inputs = {
+        "model": harvested["model"], "tokens": harvested["tokens"], "hook_points": (EMBEDDING,), "dtype": "float32",
+        "compute": Compute(),
+    }  # fmt: skip
+    read: list[bytes] = []
+    dies_at: list[int] = []
+
+    def mortal(bridge: Any, tokens_SP: np.ndarray, hook_points: tuple[str, ...]) -> Any:
+        if len(read) in dies_at:
+            raise KeyboardInterrupt
+        read.append(tokens_SP.tobytes())
+        return of_rows(bridge, tokens_SP, hook_points)
+
+    monkeypatch.setattr("tasks.loss_gradients.of_rows", mortal)
+    undisturbed = loss_gradients.build(**inputs)
+    all_of_it = read.copy()
+    artifacts().remove(undisturbed)
+    read.clear()
+    dies_at.append(len(all_of_it) // 2)
+    with pytest.raises(KeyboardInterrupt):
+        loss_gradients.build(**inputs)
+    dies_at.clear()
+    assert loss_gradients.build(**inputs).digest == undisturbed.digest
+    assert read == all_of_it, "each once"
+
+    place = artifacts().path(undisturbed)
+    second = sorted(place.glob("*.safetensors"), key=lambda file: int(file.stem))[1]
+    second.unlink()
+    read.clear()
+    assert loss_gradients.build(**inputs).digest == undisturbed.digest
+    assert 0 < len(read) < len(all_of_it), "the file that was lost"
 
 
 def test_the_weights_need_no_gradient(bridge: Any):

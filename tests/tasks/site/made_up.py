@@ -45,8 +45,8 @@ def material(*rows: Row, studies: tuple[Study, ...] = (), notes: dict[str, Any] 
     return Material(About(name="tiny", config={}), rows, {}, {}, studies, (), {}, manifests)
 
 
-def overview(place: Path, told: Material) -> str:
+def overview(place: Path, told: Material, **facts: Any) -> str:
     """The first page of its site."""
-    run: dict[str, Any] = {"totals": [], "machines": [], "versions": {}, "seeds": []}
+    run: dict[str, Any] = {"totals": [], "machines": [], "versions": {}, "commits": [], "seeds": [], **facts}
     write_overview(place, told, MEANINGS, [], [], run, {}, site=told.about.name, nav={"Overview": "index.html"})
     return (place / "index.html").read_text()

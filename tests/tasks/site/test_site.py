@@ -116,6 +116,7 @@ def test_times_are_told_of_every_artifact(tiny_report: Made):
     for row in stages:
         assert row["rows_per_second"] is None or row["rows_per_second"] * row["seconds"] == pytest.approx(row["rows"])
     assert run["seeds"] == [["corpus", 0]]
+    assert [(told["commit"], told["artifacts"]) for told in run["commits"]] == [(stages[0]["commit"], len(stages))]
 
 
 def test_the_same_is_made_again_but_for_times(tiny_report: Made, tmp_path: Path):
