@@ -58,12 +58,12 @@ class Access:
         """Raises HTTPException unless the server may compute for this request."""
         host = request.headers.get("host", "")
         origin = request.headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and (not host or _address(origin)[0].lower() != host.lower()):
             raise HTTPException(403, f"A page of {origin} may not ask this server.")
         if request.method == "POST" and not _is_json(request.headers.get("content-type", "")):
             raise HTTPException(415, "A question is JSON: send it as Content-Type: application/json.")
         if self.token is None:
-            if not is_loopback(urlsplit(f"//{host}").hostname or ""):
+            if not is_loopback(_address(f"//{host}")[1]):
                 raise HTTPException(
                     403,
                     f"This server computes for its own machine alone, and was asked as {host!r}. Ask it as 127.0.0.1, "
@@ -102,7 +102,7 @@ class KeepsToken:
         others = [(name, value) for name, value in request.query_params.multi_items() if name != "token"]
         # Relative to the page that was asked for, so that it leads nowhere else.
         answer = RedirectResponse(f"?{urlencode(others)}")
-        secure = request.url.scheme == "https"
+        secure = scope["scheme"] == "https"
         answer.set_cookie(COOKIE, given, httponly=True, samesite="strict", secure=secure)
         return await answer(scope, receive, send)
 
@@ -115,6 +115,15 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def _address(url: str) -> tuple[str, str]:
+    """The host with its port, and without it; both empty where the address cannot be parsed."""
+    try:
+        parts = urlsplit(url)
+        return parts.netloc, parts.hostname or ""
+    except ValueError:
+        return "", ""
 
 
 def _is_json(content_type: str) -> bool:

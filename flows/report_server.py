@@ -7,13 +7,14 @@
     /comparison/KEY/           two experiments beside each other, and the files beside that
 
 Nothing else of the home can be reached: a file is served when the manifest of a finished report or comparison lists it.
+Its checksum there is its ETag: a browser asks each time, and is sent what it does not have.
 """
 
 import os
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -22,7 +23,14 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import (
+    FileResponse,
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+)
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -32,10 +40,14 @@ from flows.report_access import LOOPBACK, TOKEN, Access, KeepsToken
 from flows.try_routes import routes
 from storage.artifacts import ArtifactRef
 from storage.errors import StorageError
+from storage.locations import LocalDirectory
 from storage.manifests import MANIFEST, read_manifest
 
 SERVED = ("report", "comparison")
 """The kinds of artifacts that are given out."""
+
+LISTS_KEPT = 16
+"""Of files, in memory: a report can have thousands, and its page asks for one after the other."""
 
 TYPES = {
     "html": "text/html; charset=utf-8",
@@ -109,6 +121,17 @@ th, td { padding: .4rem .7rem; text-align: left; border-bottom: 1px solid #8885;
 def application(store: AnyStore, access: Access = LOOPBACK) -> Starlette:
     """The server of one home, which is the one that steps find in the environment."""
     page = Environment(autoescape=True, undefined=StrictUndefined).from_string(INDEX)
+    listed = lru_cache(LISTS_KEPT)(partial(_listed, store))
+
+    def files(report: ArtifactRef) -> Mapping[str, str]:
+        """The checksums of the files of a finished report; none if it is not there."""
+        if not re.fullmatch(r"[0-9a-f]+", report.key):
+            return {}
+        try:
+            # A manifest that was written anew has another checksum, and is not the one whose list is kept.
+            return listed(report, store.location(report).sha256(MANIFEST))
+        except (FileNotFoundError, ValueError):
+            return {}
 
     def index(_: Request) -> Response:
         records = ExperimentRecords(store.home_location)
@@ -127,9 +150,18 @@ def application(store: AnyStore, access: Access = LOOPBACK) -> Starlette:
     def file(request: Request, kind: str) -> Response:
         key, name = request.path_params["key"], request.path_params["file"] or "index.html"
         report = ArtifactRef(kind=kind, key=key, digest="")
-        if name not in _files(store, report):
+        checksum = files(report).get(name)
+        if checksum is None:
             raise HTTPException(404, "There is no such file in a finished report.")
-        return Response(store.location(report).read(name), media_type=TYPES.get(name.rpartition(".")[2]))
+        tag = {"ETag": f'"{checksum}"'}
+        known = request.headers.get("if-none-match", "").split(",")
+        if tag["ETag"] in (each.strip().removeprefix("W/") for each in known):
+            return Response(status_code=304, headers=tag)
+        location, media_type = store.location(report), TYPES.get(name.rpartition(".")[2], "application/octet-stream")
+        if isinstance(location, LocalDirectory):
+            path = location.path / name
+            return FileResponse(path, headers=tag, media_type=media_type, stat_result=path.stat())
+        return Response(location.read(name), headers=tag, media_type=media_type)
 
     async def health(_: Request) -> Response:
         return PlainTextResponse("ok")
@@ -143,7 +175,7 @@ def application(store: AnyStore, access: Access = LOOPBACK) -> Starlette:
             Route("/health", health),
             Route("/experiments/{name}.json", record),
             *(Route(f"/{kind}/{{key}}", without_slash) for kind in SERVED),
-            *routes(access, lambda report: _files(store, report)),
+            *routes(access, files),
             *(Route(f"/{kind}/{{key}}/{{file:path}}", partial(file, kind=kind)) for kind in SERVED),
         ],
         middleware=[Middleware(WithHeaders), Middleware(KeepsToken, access=access)],
@@ -178,16 +210,11 @@ def serve(store: AnyStore, host: str, port: int) -> None:
     uvicorn.run(application(store, access), host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)
 
 
-def _files(store: AnyStore, report: ArtifactRef) -> frozenset[str]:
-    """The files of a finished report; none if it is not there."""
-    if not re.fullmatch(r"[0-9a-f]+", report.key):
-        return frozenset()
-    try:
-        manifest = read_manifest(store.location(report), report.kind, report.key)
-    except ValueError:
-        return frozenset()
-    names = {file["name"] for file in manifest["files"]} | {MANIFEST}
-    return frozenset(name for name in names if not name.startswith("/") and ".." not in name.split("/"))
+def _listed(store: AnyStore, report: ArtifactRef, checksum: str) -> Mapping[str, str]:
+    """The checksums of the files that a manifest lists, and its own. Raises ValueError when it cannot be used."""
+    manifest = read_manifest(store.location(report), report.kind, report.key)
+    listed = {file["name"]: file["sha256"] for file in manifest["files"]} | {MANIFEST: checksum}
+    return {name: sha256 for name, sha256 in listed.items() if not name.startswith("/") and ".." not in name.split("/")}
 
 
 def _told(store: AnyStore, records: ExperimentRecords, name: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ wrong is told as `{"error": …}`, in a stream too.
 import functools
 import json
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
@@ -37,7 +37,7 @@ Asked = TypeVar("Asked", bound=Question)
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def routes(access: Access, files: Callable[[ArtifactRef], frozenset[str]]) -> list[Route]:
+def routes(access: Access, files: Callable[[ArtifactRef], Container[str]]) -> list[Route]:
     """The addresses of the questions.
 
     Args:
@@ -136,7 +136,7 @@ async def _lines(first: dict[str, str], texts: Iterator[dict[str, str]]) -> Asyn
         yield json.dumps({"error": str(error)}) + "\n"
 
 
-def _dictionaries(report: ArtifactRef, files: frozenset[str]) -> dict[str, Any]:
+def _dictionaries(report: ArtifactRef, files: Container[str]) -> dict[str, Any]:
     from tasks.try_it import choices
 
     told = [

@@ -247,6 +247,13 @@ def test_a_token_tells_its_value_to_the_pointer_and_to_the_keyboard(visit: Visit
     heading(page, "Feature 4")
 
 
+def test_a_feature_leads_to_where_it_can_be_tried_unless_it_is_in_a_file(visit: Visitor, address: str):
+    page = visit(address, f"#{TIDY.slug}/3")
+    heading(page, "Feature 3")
+    there = [link.get_attribute("href") for link in page.get_by_role("link", name="try it", exact=True).all()]
+    assert there == ([] if address.startswith("file:") else [f"try.html#{TIDY.slug}/3"])
+
+
 def test_what_is_missing_says_why(visit: Visitor, address: str, camera: Camera):
     dead = min(TIDY.dead)
     page = visit(address, f"#{TIDY.slug}/{dead}")

@@ -15,15 +15,25 @@ import pytest
 from flows.report_access import TOKEN
 from tasks.caching import artifacts
 from tests.browser.conftest import Camera
+from tests.browser.site_data import HOSTILE
 from tests.flows.ports import free_ports
 from tests.tasks.evaluate import subjects
-from tests.tasks.try_reports import HOOK_POINT, TEXT, Made, made_report
+from tests.tasks.try_reports import (
+    EXPLAINED_BY_HOSTILE_TEXT,
+    HOOK_POINT,
+    TEXT,
+    TOLD_BY_HOSTILE_TOKENS,
+    Made,
+    made_report,
+)
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
+# Characters that have no shape, or turn the direction of what stands around them.
+UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 WAIT = 60_000  # milliseconds: the first question loads the model
 
 
@@ -180,6 +190,42 @@ def test_it_fits_a_telephone(page: "Page", served: Served, camera: Camera, theme
     page.locator("#tokens tbody li button").first.click()
     page.locator("#strip button.fires").first.wait_for()
     assert serious(page) == []
+
+
+def test_hostile_text_is_seen_as_text(page: "Page", served: Served, problems: list[str]):
+    slug = f"topk-{HOOK_POINT}-{served.made.topk.key[:8]}"
+    for number in (TOLD_BY_HOSTILE_TOKENS, EXPLAINED_BY_HOSTILE_TEXT):
+        opened(page, served, f"#{slug}/{number}")
+        about = page.locator("#about")
+        about.get_by_text("</textarea>").first.wait_for()
+        assert "right-to-left override" in about.locator(".sign").evaluate_all("all => all.map((each) => each.title)")
+        assert about.locator(":not(bdi, .sign)").count() == 0
+        assert not UNSEEN.search(about.inner_text())
+    for start in range(0, len(HOSTILE), 6):
+        text = "\n".join(each[:8] for each in HOSTILE[start : start + 6])
+        page.locator("#text").evaluate("(area, units) => { area.value = String.fromCharCode(...units); }", units(text))
+        with page.expect_response("**/try/features") as answer:
+            page.locator("#text").dispatch_event("input")
+        assert answer.value.ok
+        page.wait_for_timeout(100)
+        assert page.locator("#strip button").count() > 5
+        assert not UNSEEN.search(page.locator("main").inner_text())
+        assert page.locator("#strip :not(button, .sign), #tokens :is(script, img, svg, textarea)").count() == 0
+    assert problems == []
+
+
+def units(text: str) -> list[int]:
+    """As UTF-16, in which halves of surrogate pairs can be sent to a page."""
+    sent = text.encode("utf-16-le", "surrogatepass")
+    return [int.from_bytes(sent[at : at + 2], "little") for at in range(0, len(sent), 2)]
+
+
+@pytest.mark.parametrize("fragment", ["#%", "#%E0%A4%A", "#/%/7"])
+def test_an_address_with_a_stray_percent_sign_opens_the_page(
+    page: "Page", served: Served, problems: list[str], fragment: str
+):
+    opened(page, served, fragment)
+    assert problems == []
 
 
 def test_markup_is_text(page: "Page", served: Served, problems: list[str]):

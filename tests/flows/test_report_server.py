@@ -1,13 +1,15 @@
 """The report server gives out reports and experiment records, and nothing else of the home."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
+from flows import report_server
 from flows.experiment_records import ExperimentRecords
-from flows.report_server import application
+from flows.report_server import HEADERS, application
 from storage.artifacts import ArtifactRef, ArtifactStore
 from tests.tasks.site.made_up import dictionary, material, overview
 
@@ -104,6 +106,56 @@ def test_a_manifest_that_names_files_outside_opens_none(client: TestClient, stor
     (folder / "manifest.json").write_bytes(pack_readable_record(manifest))
     assert client.get("/report/0123abcd/").status_code == 200
     assert client.get("/report/0123abcd/..%2f..%2fsecret.txt").status_code == 404
+
+
+def test_a_file_that_the_browser_has_is_not_sent_again(client: TestClient):
+    page = "/report/0123abcd/figures/a.svg"
+    first = client.get(page)
+    tag = first.headers["etag"]
+    for known in (tag, f'"other", W/{tag}'):
+        again = client.get(page, headers={"if-none-match": known})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+        assert HEADERS.items() <= {name: again.headers.get(name) for name in HEADERS}.items()
+    assert client.get(page, headers={"if-none-match": '"other"'}).content == first.content
+    assert HEADERS.items() <= {name: first.headers.get(name) for name in HEADERS}.items()
+    manifest = client.get("/report/0123abcd/manifest.json")
+    again = client.get("/report/0123abcd/manifest.json", headers={"if-none-match": manifest.headers["etag"]})
+    assert again.status_code == 304
+
+
+def test_a_part_of_a_file_can_be_asked_for(client: TestClient):
+    part = client.get("/report/0123abcd/", headers={"range": "bytes=1-2"})
+    assert (part.status_code, part.text) == (206, "h1")
+
+
+def test_a_manifest_is_parsed_once_and_again_when_it_was_rewritten(
+    client: TestClient, store: ArtifactStore, report: ArtifactRef, monkeypatch: pytest.MonkeyPatch
+):
+    read: list[str] = []
+    reading = report_server.read_manifest
+    monkeypatch.setattr(report_server, "read_manifest", lambda *asked: (read.append(asked[2]), reading(*asked))[1])
+    tag = client.get("/report/0123abcd/").headers["etag"]
+    assert [client.get("/report/0123abcd/").status_code for _ in range(5)] == [200] * 5
+    assert read == [report.key]
+
+    shutil.rmtree(store.path(report))
+    assert client.get("/report/0123abcd/").status_code == 404
+    store.build(
+        "report", report.key, lambda place: (place / "index.html").write_text("<h1>new</h1>") and None,
+        code_version="1", spec={}, inputs={}, resumable=False,
+    )  # fmt: skip
+    new = client.get("/report/0123abcd/", headers={"if-none-match": tag})
+    assert (new.status_code, new.text) == (200, "<h1>new</h1>")
+    assert client.get("/report/0123abcd/figures/a.svg").status_code == 404
+
+
+def test_a_listed_file_that_is_gone_is_said_with_all_headers(
+    client: TestClient, store: ArtifactStore, report: ArtifactRef
+):
+    (store.path(report) / "index.html").unlink()
+    gone = client.get("/report/0123abcd/")
+    assert gone.status_code == 500
+    assert "default-src 'self'" in gone.headers["content-security-policy"]
 
 
 def test_names_of_others_are_escaped(tmp_path: Path):

@@ -185,6 +185,9 @@ def test_what_goes_wrong_while_it_is_written_is_told_at_the_end(
         ({"host": "evil.example:4201"}, 403),  # a name of theirs that leads here
         ({"host": "evil.example:4201", "origin": "http://evil.example:4201"}, 403),
         ({"host": "127.0.0.1.evil.example"}, 403),
+        ({"host": "[::1"}, 403),  # no address at all
+        ({"host": "", "origin": "http://[x"}, 403),
+        ({"origin": "http://[x"}, 403),
         ({"host": "localhost:4201"}, 200),
         ({"host": "[::1]:4201"}, 200),
         ({"content-type": "text/plain"}, 415),
@@ -210,6 +213,7 @@ def test_elsewhere_a_token_is_asked_for(guarded: TestClient, question: dict[str,
     assert status(authorization="Bearer") == status(authorization=b"Bearer \xe9") == 401
     assert status(authorization=f"Bearer {SECRET}") == 200
     assert status(authorization=f"Bearer {SECRET}", origin="http://evil.example") == 403
+    assert status(authorization=f"Bearer {SECRET}", origin="http://[x", host="") == 403
     assert guarded.get("/report/0123abcd/try.html").status_code == 200  # reports themselves are for everybody
     assert "?token=" in guarded.get(f"{TRY}/dictionaries").json()["error"]
 

@@ -18,11 +18,13 @@ from tasks.random_model import randomize_model
 from tasks.rows import open_store, rows_to_fit_on
 from tasks.site.pages import write_assets, write_page, write_script
 from tasks.specs import RowFilter, StorageSpec
+from tests.browser.site_data import HOSTILE
 from tests.tasks.evaluate.subjects import reader
 
 HOOK_POINT = "blocks.1.hook_resid_post"
 TEXT = "the cat sleeps under a small tree and the bird sings"
 WIDTH, FEATURES = 32, 96
+TOLD_BY_HOSTILE_TOKENS, EXPLAINED_BY_HOSTILE_TEXT = 94, 95
 
 
 class Made(NamedTuple):
@@ -69,9 +71,12 @@ def made_report(refs: dict[str, ArtifactRef]) -> Made:
         write_assets(place)
         browse = f"browse/topk-{HOOK_POINT}-{made[0].key[:8]}"
         columns = [{"name": name, "meaning": "", "values": [9.5] * FEATURES} for name in ("maximum", "mean")]
-        write_script(place, f"{browse}/index", {"columns": columns, "tokens": [[0, 1]] * FEATURES})
-        write_script(place, f"{browse}/tokens", [" cat", "</script><script>alert(1)</script>"])
-        write_script(place, f"{browse}/more", {"explanations": {"18": "<b>animals</b> that sleep"}})
+        tokens = [[0, 1] for _ in range(FEATURES)]
+        tokens[TOLD_BY_HOSTILE_TOKENS] = list(range(2, 2 + len(HOSTILE)))
+        write_script(place, f"{browse}/index", {"columns": columns, "tokens": tokens})
+        write_script(place, f"{browse}/tokens", [" cat", "</script><script>alert(1)</script>", *HOSTILE])
+        explanations = {"18": "<b>animals</b> that sleep", str(EXPLAINED_BY_HOSTILE_TEXT): "".join(HOSTILE)}
+        write_script(place, f"{browse}/more", {"explanations": explanations})
 
     inputs: dict[str, Any] = {f"dictionaries.{number}": ref for number, ref in enumerate(made)}
     report = artifacts().build(

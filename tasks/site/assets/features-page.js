@@ -279,6 +279,7 @@ saeflow.featurePage = (() => {
     const told = (number) => number.toLocaleString("en");
     const page = at < 0 ? wish.page : saeflow.featureTable.pageOf(at);
     const back = wish.with({ feature: null, page });
+    const there = `try.html#${encodeURIComponent(dictionary.about.slug)}/${wish.feature}`; // which a file cannot answer
     return element(
       "nav",
       { class: "steps controls", "aria-label": "Features" },
@@ -290,6 +291,7 @@ saeflow.featurePage = (() => {
       ),
       step("‹ prev", order[at - 1], "prev", "Previous feature"),
       step("next ›", order[at + 1], "next", "Next feature"),
+      location.protocol.startsWith("http") ? element("a", { class: "button", href: there }, "try it") : null,
     );
   }
 

@@ -7,6 +7,7 @@
   const FIRST = 5; // features of a token that are shown before somebody asks for all of them
   const PAUSE = 250; // milliseconds without a key before the text is read
   const BUSY = 503;
+  const LONG = 300; // characters of an explanation or of a token of a feature
 
   const at = (id) => document.getElementById(id);
   const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
@@ -97,12 +98,13 @@
     show();
   }
 
-  /** What a feature stands for: its explanation, or the tokens at which it is strongest. */
+  /** What a feature stands for, as nodes: its explanation, or the tokens at which it is strongest. */
   function description(number) {
+    const said = (text) => element("bdi", {}, saeflow.text.shown(text, { edges: false, limit: LONG }));
     const explained = known.more?.explanations?.[number];
-    if (explained) return explained;
-    const tokens = known.index?.tokens?.[number];
-    return tokens?.length ? `at ${tokens.map((token) => `“${known.tokens[token]}”`).join(", ")}` : "";
+    if (explained) return [said(explained)];
+    const tokens = known.index?.tokens?.[number] ?? [];
+    return tokens.flatMap((token, place) => [place ? ", “" : "at “", said(known.tokens[token]), "”"]);
   }
 
   const statistic = (number, name) =>
@@ -135,7 +137,7 @@
         title: values ? `feature ${answer.number}: ${told(value)}` : `${token.active} features`,
         class: value ? `fires${value < 0 ? " negative" : ""}` : null,
         onclick: () => pick(place),
-      }, token.text);
+      }, saeflow.text.shown(token.text, { edges: false }));
       if (value) button.style.setProperty("--share", Math.abs(value) / most);
       return button;
     }));
@@ -171,7 +173,7 @@
         "data-feature": number,
         onclick: () => choose(number),
       }, told(token.values[place])),
-      element("span", { class: "what" }, description(number))));
+      element("span", { class: "what" }, ...description(number))));
   }
 
   function pick(place) {
@@ -212,10 +214,10 @@
     const [mean, maximum] = [statistic(number, "mean"), statistic(number, "maximum")];
     const sentences = [
       description(number),
-      here ? `Here it is at most ${told(here)}.` : "It does not fire on this text.",
-      maximum === null ? "" : `On held-out text: ${mean === null ? "" : `${told(mean)} on average where it fires, `}at most ${told(maximum)}.`,
-    ];
-    at("about").textContent = sentences.filter(Boolean).join(" · ");
+      [here ? `Here it is at most ${told(here)}.` : "It does not fire on this text."],
+      maximum === null ? [] : [`On held-out text: ${mean === null ? "" : `${told(mean)} on average where it fires, `}at most ${told(maximum)}.`],
+    ].filter((sentence) => sentence.length);
+    at("about").replaceChildren(...sentences.flatMap((sentence, place) => (place ? [" · ", ...sentence] : sentence)));
     if (!strengthIsMine) at("strength").value = Number((2 * (maximum || here) || 10).toPrecision(3));
   }
 
@@ -301,8 +303,16 @@
     } catch { /* features are told by their numbers, then */ }
   }
 
+  function decoded(text) {
+    try {
+      return decodeURIComponent(text);
+    } catch {
+      return text; // a "%" that someone typed
+    }
+  }
+
   function takeHash() {
-    const [slug, number] = decodeURIComponent(location.hash.slice(1)).split("/");
+    const [slug, number] = decoded(location.hash.slice(1)).split("/");
     if (dictionaries.some((each) => each.slug === slug)) {
       at("dictionary").value = slug;
       at("feature").value = /^\d+$/.test(number ?? "") ? number : "";
