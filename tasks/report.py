@@ -27,7 +27,7 @@ MEANINGS = {
 COLUMNS = ("hook_point", "method", "parameters", *MEANINGS)
 
 
-@step(kind="report", code_version="5")
+@step(kind="report", code_version="6")
 def report(
     place: Path,
     about: About,
