@@ -21,8 +21,8 @@ import numpy as np
 import pyarrow as pa
 
 from storage.tables import read_table
+from tasks.cells import rounded
 from tasks.feature_tables import SCORE
-from tasks.site.figures import rounded
 from tasks.site.headlines import HEADLINES
 from tasks.site.material import Browsable, Material, Study
 from tasks.site.pages import write_script
@@ -55,7 +55,7 @@ def write_explanations(place: Path, material: Material, study_pages: dict[str, s
         explanations: dict[str, str] = {}
         shards: list[int] = []
         features = sorted({feature for each in interpretations for feature in each.scores})
-        for shard, some in groupby(features, lambda feature: feature // found.about["shard_size"]):
+        for shard, some in groupby(features, found.shard):
             explained = {
                 str(feature): [each.told(feature) for each in interpretations if feature in each.scores]
                 for feature in some

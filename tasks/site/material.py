@@ -36,6 +36,10 @@ class Browsable(NamedTuple):
     """The digest of what its contexts are from: equal steps are found again under other names."""
     place: Path
 
+    def shard(self, feature: int) -> int:
+        """The number of the file that holds a feature."""
+        return feature // self.about["shard_size"]
+
     def href(self, feature: int | None = None) -> str:
         return f"features.html#{self.slug}" + ("" if feature is None else f"/{feature}")
 
