@@ -21,6 +21,6 @@ def write_table(path: Path, table: Mapping[str, Sequence[Any] | Any] | Sequence[
     write_whole(path, buffer.getvalue().to_pybytes())
 
 
-def read_table(path: Path) -> pa.Table:
-    """The whole table."""
-    return pq.read_table(path)
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """The whole table, or these columns of it."""
+    return pq.read_table(path, columns=None if columns is None else list(columns))

@@ -1,7 +1,7 @@
 """How numbers and parameters are told in a table."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -32,6 +32,20 @@ def parameters(params: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> 
         for name, value in params.items()
         if value is not None and (name in always or varies(name))
     )
+
+
+DIGITS = 6
+"""Significant digits of the numbers that pages load."""
+
+
+def rounded(value: float) -> float:
+    """To DIGITS significant digits; whole numbers stay."""
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def all_rounded(values: Iterable[float | None]) -> list[float | None]:
+    """Each of them; what is missing stays so."""
+    return [None if value is None else rounded(value) for value in values]
 
 
 def slug_of(method: str, hook_point: str, ref: str) -> str:

@@ -8,6 +8,7 @@ config.parquet     what the experiments were asked for
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ import pyarrow as pa
 from storage.artifacts import ArtifactRef
 from storage.tables import write_table
 from tasks.caching import artifacts, step
-from tasks.cells import named
+from tasks.cells import named, parameters, rounded
 from tasks.comparison.alignment import BINS, KEPT, LOST, Alignment, align, chance, counts, histogram, rows
 from tasks.comparison.differences import metric_rows, setting_rows
 from tasks.comparison.entries import STUDIES, Entry, entries, read_rows
@@ -146,7 +147,7 @@ def told_of(
         "chance": [chance(len(aligned.b.cosine_n), pair.a.directions.shape[1]),
                    chance(len(aligned.a.cosine_n), pair.a.directions.shape[1])],
         "states": {side.name: counts([row["state"] for row in features if row["run"] == side.name]) for side in sides},
-        "metrics": numbers,
+        "metrics": told_apart(numbers),
         "changes": [
             change(title, state, [row for row in features if row["state"] == state], entry, other, *ends)
             for title, state, entry, other, ends in (
@@ -155,6 +156,20 @@ def told_of(
             )
         ],
     }  # fmt: skip
+
+
+def told_apart(numbers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The metrics; of several studies with one title, the titles say with which parameters."""
+    asked: dict[str, dict[str, Any]] = defaultdict(dict)
+    for row in numbers:
+        if row["asked"] is not None:
+            asked[row["study"]][row["asked"]] = {"params": json.loads(row["asked"])}
+    told = []
+    for row in numbers:
+        twins = asked[row["study"]]
+        differs = parameters(twins[row["asked"]]["params"], list(twins.values())) if len(twins) > 1 else ""
+        told.append({**row, "study": f"{row['study']} ({differs})"} if differs else row)
+    return told
 
 
 def change(
@@ -181,12 +196,14 @@ def change(
 
 
 def cosines(aligned: Alignment) -> dict[str, Any]:
-    """What the histogram of a pair is drawn from: shares, so that sides of different sizes can be compared."""
+    """What the histogram of a pair is drawn from: shares, as sides may differ in size, and the counts behind them."""
     sides = {"a": aligned.a.cosine_n.tolist(), "b": aligned.b.cosine_n.tolist()}
+    counted = {name: histogram(values) for name, values in sides.items()}
     return {
         "low": [round(-1 + 2 * index / BINS, 6) for index in range(BINS)],
         "width": 2 / BINS,
-        "counts": {name: histogram(values) for name, values in sides.items()},
+        "shares": {name: [rounded(count / sum(bins)) for count in bins] for name, bins in counted.items()},
+        "counts": counted,
         "kept": KEPT,
         "lost": LOST,
     }

@@ -83,6 +83,7 @@ class LoadedReport:
                 "params": json.dumps(row["params"], sort_keys=True),
                 "model": row["model"],
                 "study": each.study,
+                "asked": each.asked or None,
                 "metric": each.metric,
                 "value": None if each.value is None else float(each.value),
                 "low": each.interval[0] if each.interval else None,
@@ -94,7 +95,8 @@ class LoadedReport:
             for each in numbers(row, self.studies)
         ]
         words, reals = pa.string(), pa.float64()
-        schema = [(name, words) for name in ("ref", "hook_point", "method", "params", "model", "study", "metric")]
+        told = ("ref", "hook_point", "method", "params", "model", "study", "asked", "metric")
+        schema = [(name, words) for name in told]
         schema += [(name, reals) for name in ("value", "low", "high")]
         schema += [(name, words) for name in ("undefined", "meaning")]
         return pa.Table.from_pylist(rows, pa.schema(schema))

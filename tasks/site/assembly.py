@@ -9,7 +9,7 @@ from pathlib import Path
 from tasks.site.explanations import write_explanations
 from tasks.site.material import Material
 from tasks.site.overview import comparison, write_overview
-from tasks.site.pages import HERE, Nav, write_assets, write_page
+from tasks.site.pages import Nav, write_assets, write_page
 from tasks.site.plots import write_plots
 from tasks.site.run_facts import write_run
 from tasks.site.studies import page_name, page_of, study_pages
@@ -35,7 +35,7 @@ def write_site(place: Path, material: Material, meanings: Mapping[str, str]) -> 
     if material.browsable:
         write_explanations(place, material, studies)
     for label, name in LIVE.items():
-        if f"{name}.html" in nav.values():
+        if label in nav:
             write_page(place, name, name, title=label, here=f"{name}.html", **shared)
 
 
@@ -49,6 +49,4 @@ def pages(material: Material) -> Nav:
     if material.browsable:
         nav["Features"] = "features.html"
     nav |= {table.title: f"{page_name(table)}.html" for table, _ in study_pages(material)}
-    nav["Try it"] = "try.html"
-    made = {f"{name}.html" for name in LIVE.values() if (HERE / "templates" / f"{name}.html").is_file()}
-    return {label: href for label, href in nav.items() if href not in ("features.html", "try.html") or href in made}
+    return nav | {"Try it": "try.html"}

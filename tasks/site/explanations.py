@@ -3,7 +3,8 @@
 Of each dictionary whose features can be looked at,
 
     browse/SLUG/more             columns for the table, explanations, links to what a feature leads to and comes from
-    browse/SLUG/explained/NNNN   of the explained features of a shard all scores, and the simulated activations
+    browse/SLUG/explained/NNNN   of each explained feature of a shard what every study said of it: all scores, and the
+                                 simulated activations
 
 and `data/dictionaries`, which lists these dictionaries.
 """
@@ -12,18 +13,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import pyarrow as pa
+
+from storage.tables import read_table
+from tasks.cells import rounded
 from tasks.feature_tables import SCORE
-from tasks.site.figures import rounded
 from tasks.site.headlines import HEADLINES
 from tasks.site.material import Browsable, Material, Study
 from tasks.site.pages import write_script
 from tasks.study_tables import Row, StudyTable
-
-SHARD = 64
-"""Features of a shard."""
 
 OF_A_SCORE = ("_low", "_high", "_undefined", "_f1", "_auc")
 """What follows the name of a score where a column is not a score itself."""
@@ -41,24 +44,32 @@ def write_explanations(place: Path, material: Material, study_pages: dict[str, s
     write_script(place, "data/dictionaries", [_listed(material, found) for found in material.browsable.values()])
     for name, found in material.browsable.items():
         columns: list[Row] = []
-        explanations: dict[str, str] = {}
-        shards: dict[int, dict[str, Row]] = defaultdict(dict)
+        interpretations: list[Interpretation] = []
         for table in material.tables:
             for row, study in material.of_table(table):
                 if name not in study.dictionaries:
                     continue
                 columns += _columns(table, row, study)
                 if study.evaluation == "interpretability":
-                    for feature, told in _explained(row, study, found):
-                        if told["text"] is not None:
-                            explanations.setdefault(str(feature), told["text"])
-                        shards[feature // SHARD].setdefault(str(feature), told)
-        for shard, features in shards.items():
-            write_script(place, f"browse/{found.slug}/explained/{shard:04d}", features)
+                    interpretations.append(Interpretation(table.title, row, study, found))
+        explanations: dict[str, str] = {}
+        shards: list[int] = []
+        features = sorted({feature for each in interpretations for feature in each.scores})
+        for shard, some in groupby(features, found.shard):
+            explained = {
+                str(feature): [each.told(feature) for each in interpretations if feature in each.scores]
+                for feature in some
+            }
+            for feature, entries in explained.items():
+                texts = [entry["text"] for entry in entries if entry["text"] is not None]
+                if texts:
+                    explanations[feature] = texts[0]
+            write_script(place, f"browse/{found.slug}/explained/{shard:04d}", explained)
+            shards.append(shard)
         more = {
             "columns": columns,
             "explanations": explanations,
-            "explained": sorted(shards),
+            "explained": shards,
             "links": _links(material, name, study_pages),
         }
         write_script(place, f"browse/{found.slug}/more", more)
@@ -114,33 +125,53 @@ def _column(
     return {"name": name, "meaning": meaning, "values": values, "missing": [list(pair) for pair in reasons.items()]}
 
 
-def _explained(row: Row, study: Study, found: Browsable) -> Iterator[tuple[int, Row]]:
-    """What was said of each feature that was asked about, and what was simulated from it."""
-    simulated: dict[int, dict[tuple[str, int], list[float | None]]] = defaultdict(lambda: defaultdict(list))
-    if study.features == found.features:  # its fragments are contexts that the browser shows
-        for entry in study.read("simulations.parquet"):
-            value = entry["simulated"]
-            of_fragment = simulated[entry["feature"]][entry["kind"], entry["fragment"]]
-            of_fragment.append(None if value is None else rounded(value))
-    for entry in study.read("scores.parquet"):
-        scores = [
-            [name, None if entry[name] is None else rounded(entry[name]), entry.get(f"{name}_undefined")]
-            for name in entry
-            if f"{name}_undefined" in entry and not name.endswith(OF_A_SCORE)
-        ]
-        told = {
+class Interpretation:
+    """What one study said of each feature that it was asked about, and what was simulated from that."""
+
+    def __init__(self, title: str, row: Row, study: Study, found: Browsable) -> None:
+        self.title = title
+        self.explainer = row["asked"].get("explainer")
+        self.scores = {entry["feature"]: entry for entry in study.read("scores.parquet")}
+        self._simulations = pa.table({})
+        self._span: dict[int, tuple[int, int]] = {}
+        if self.scores and study.features == found.features:  # its fragments are contexts that the browser shows
+            # Of a whole dictionary these are millions of rows: columns, feature by feature, and no Python objects.
+            table = read_table(study.place / "simulations.parquet", ["feature", "kind", "fragment", "simulated"])
+            feature_E = table["feature"].to_numpy()
+            begins = np.flatnonzero(np.diff(feature_E, prepend=-1))
+            ends = [*begins[1:].tolist(), len(feature_E)]
+            self._span = dict(zip(feature_E[begins].tolist(), zip(begins.tolist(), ends, strict=True), strict=True))
+            self._simulations = table.drop_columns("feature")
+
+    def told(self, feature: int) -> Row:
+        """What the page of a feature shows of this study."""
+        entry = self.scores[feature]
+        return {
+            "title": self.title,
             "text": entry["explanation"],
-            "explainer": row["asked"].get("explainer"),
+            "explainer": self.explainer,
             "reason": entry["missing"],
-            "scores": scores,
+            "scores": [
+                [name, None if entry[name] is None else rounded(entry[name]), entry.get(f"{name}_undefined")]
+                for name in entry
+                if f"{name}_undefined" in entry and not name.endswith(OF_A_SCORE)
+            ],
             "simulated": [
                 # Of the top fragments only some are scored, which their rank says.
                 [kind, SCORE[number] if kind == "top" else number, values]
-                for (kind, number), values in simulated.get(entry["feature"], {}).items()
+                for (kind, number), values in self._simulated(feature).items()
                 if any(value is not None for value in values)
             ],
         }
-        yield entry["feature"], told
+
+    def _simulated(self, feature: int) -> dict[tuple[str, int], list[float | None]]:
+        """The values of each fragment, by its kind and number."""
+        begin, end = self._span.get(feature, (0, 0))
+        fragments: dict[tuple[str, int], list[float | None]] = defaultdict(list)
+        for entry in self._simulations.slice(begin, end - begin).to_pylist():
+            value = entry["simulated"]
+            fragments[entry["kind"], entry["fragment"]].append(None if value is None else rounded(value))
+        return fragments
 
 
 def _links(material: Material, name: str, study_pages: dict[str, str]) -> dict[str, list[Link]]:

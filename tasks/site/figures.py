@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from tasks.cells import rounded
 from tasks.site.material import Material
 
 COLOURS = ("#3f8fd8", "#e0822b", "#2fa37a", "#c766b0", "#c9a227", "#8179d6", "#cf5650", "#8a8f94")
@@ -17,7 +18,6 @@ COLOURS = ("#3f8fd8", "#e0822b", "#2fa37a", "#c766b0", "#c9a227", "#8179d6", "#c
 
 DASHES = ("solid", "dot", "dash", "longdash", "dashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star", "triangle-down")
-DIGITS = 6
 MANY_POWERS = 5  # of ten, on one axis
 HEIGHT = 260
 LINE = 20  # of a legend, in pixels
@@ -107,10 +107,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return rounded(value) if math.isfinite(value) else None
     return value
-
-
-def rounded(value: float) -> float:
-    return float(f"{value:.{DIGITS}g}")
 
 
 def bars(values: Sequence[float | None], bounds: Sequence[Sequence[float] | None], axis: str = "y") -> dict[str, Any]:

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from storage.artifacts import ArtifactRef
 from storage.errors import DamagedArtifact
-from storage.lineage import inputs_of
 from storage.tables import read_table
 from tasks.caching import artifacts
 from tasks.cells import method, named, parameters
@@ -34,8 +33,12 @@ class Browsable(NamedTuple):
     slug: str
     about: Mapping[str, Any]
     features: str
-    """The artifact that its contexts are from."""
+    """The digest of what its contexts are from: equal steps are found again under other names."""
     place: Path
+
+    def shard(self, feature: int) -> int:
+        """The number of the file that holds a feature."""
+        return feature // self.about["shard_size"]
 
     def href(self, feature: int | None = None) -> str:
         return f"features.html#{self.slug}" + ("" if feature is None else f"/{feature}")
@@ -49,7 +52,7 @@ class Study(NamedTuple):
     dictionaries: tuple[str, ...]
     """Those it is about, in the order of their layers."""
     features: str | None
-    """The artifact that its fragments are from, if any."""
+    """The digest of what its fragments are from, if any."""
     place: Path
 
     @property
@@ -162,7 +165,8 @@ def gather(
 
 def _study(name: str, ref: ArtifactRef, manifest: Mapping[str, Any], dictionaries: Sequence[ArtifactRef]) -> Study:
     about = tuple(_named_here(made, dictionaries) for made in dictionaries_of(manifest))
-    return Study(study_row(artifacts(), name, ref), about, inputs_of(manifest).get("features"), artifacts().path(ref))
+    features = manifest["inputs"].get("features")
+    return Study(study_row(artifacts(), name, ref), about, features and features["digest"], artifacts().path(ref))
 
 
 def _named_here(made: ArtifactRef, dictionaries: Sequence[ArtifactRef]) -> str:
@@ -175,7 +179,7 @@ def _named_here(made: ArtifactRef, dictionaries: Sequence[ArtifactRef]) -> str:
 def _browsable(ref: ArtifactRef, manifest: Mapping[str, Any]) -> Browsable:
     place = artifacts().path(ref)
     told = json.loads(next(place.glob("browse/*/about.json")).read_text())
-    return Browsable(told["ref"], told["slug"], told, inputs_of(manifest)["features"], place)
+    return Browsable(told["ref"], told["slug"], told, manifest["inputs"]["features"]["digest"], place)
 
 
 def _with_inputs(known: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

@@ -19,6 +19,7 @@ from tasks.site.pages import write_assets, write_page, write_script
 
 FRAGMENT = 64
 SHARD = 64
+STUDIES = ("interpretability llm", "interpretability contrastive")
 NAV = {"Overview": "index.html", "Features": "features.html"}
 
 LONG_WORD = "W" * 10_240
@@ -147,13 +148,15 @@ class Synthetic:
         told = [self.feature(feature, windows) for feature in features]
         shown = [[start // 512, start % 512, self.stream[start : start + FRAGMENT]] for start in windows]
         explained = {
-            str(feature): self.explained(feature, told[feature - features[0]]["contexts"])
+            str(feature): [
+                self.explained(feature, study, told[feature - features[0]]["contexts"]) for study in range(self.studies)
+            ]
             for feature in features
             if feature in self.explanations
         }
         return {"first": features[0], "windows": shown, "features": told}, explained
 
-    def explained(self, feature: int, contexts: dict[str, list[Any]]) -> dict[str, Any]:
+    def explained(self, feature: int, study: int, contexts: dict[str, list[Any]]) -> dict[str, Any]:
         def simulated(context: list[Any]) -> list[float | None]:
             values: list[float | None] = [round(max(0.0, self.luck.gauss(-1, 1)), 3) for _ in range(FRAGMENT)]
             for position, activation in zip(context[3], context[4], strict=True):
@@ -162,8 +165,9 @@ class Synthetic:
             return values
 
         return {
-            "text": self.explanations[feature], "explainer": self.said("SmolLM2-135M-Instruct, by generated_logprobs"),
-            "reason": None,
+            "title": self.said(STUDIES[study]), "text": self.explanations[feature] if study == 0 else None,
+            "explainer": self.said("SmolLM2-135M-Instruct, by generated_logprobs"),
+            "reason": None if study == 0 else self.said("the server gave no answer"),
             "scores": [[self.said("top and random"), 0.6123, None], ["top", 0.7, None],
                        ["random", None, self.said("no random fragment was left")],
                        ["detection", 0.71, None], ["token table, the baseline", 0.55, None]],

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.browser.conftest import Camera
-from tests.browser.site_data import HOSTILE, hostile, large, tidy, write_site
+from tests.browser.site_data import HOSTILE, STUDIES, hostile, large, tidy, write_site
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -326,6 +326,10 @@ def test_hostile_text_is_seen_as_text(visit: Visitor, address: str, width: int, 
         page.locator(".peak").first.hover()
         page.locator("#readout").wait_for()
         page.locator(".chart .main-svg").first.wait_for()
+        of_studies = page.locator(".explanation").all_inner_texts()[0]
+        assert all(of_studies.count(title) == 1 for title in STUDIES)
+        assert of_studies.count("0.6123") == 2  # the scores of both, beside one text and one reason
+        assert of_studies.count("the server gave no answer") == 1
         harmless(page)
         camera(page, f"feature-{width}-{feature}")
     assert "W" * 10_240 in page.locator("main").inner_text()

@@ -1,6 +1,7 @@
 """Two reports to a comparison: dictionaries made by hand, whose answer is known."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,14 @@ def topk(n: int, d: int = 16, seed: int = 0) -> TopK:
     return dictionary
 
 
-def reported(name: str, *dictionaries: Dictionary, hook_point: str = "h", model: str = "m", **spec: Any) -> ArtifactRef:
+def reported(
+    name: str,
+    *dictionaries: Dictionary,
+    hook_point: str = "h",
+    model: str = "m",
+    studies: Sequence[dict[str, Any]] = (),
+    **spec: Any,
+) -> ArtifactRef:
     """A report of dictionaries, as far as a comparison reads it."""
     rows, inputs = [], {}
     for number, dictionary in enumerate(dictionaries):
@@ -49,9 +57,15 @@ def reported(name: str, *dictionaries: Dictionary, hook_point: str = "h", model:
 
     def write(place: Path) -> None:
         (place / "dictionaries.json").write_text(json.dumps(rows))
-        (place / "studies.json").write_text("[]")
+        (place / "studies.json").write_text(json.dumps(studies))
 
     return built("report", {"of": name}, write, **inputs)
+
+
+def study(auc: float, **asked: Any) -> dict[str, Any]:
+    """A row of studies.json about a dictionary of `reported`."""
+    about = {"hook_point": "h", "method": "topk", "params": {"k": 3}, "model": "m", "title": "ioi", "asked": asked}
+    return {**about, "columns": {"auc": "area"}, "auc": auc, "intervals": {}, "undefined": {}}
 
 
 def compared(a: ArtifactRef, b: ArtifactRef, names: tuple[str, str] = ("one", "two"), **config: Any) -> Path:
@@ -142,3 +156,22 @@ def test_texts_are_escaped_and_features_link_to_their_pages_where_there_are_some
     inputs = {name: ArtifactRef(**ref) for name, ref in artifacts().manifest(ours)["inputs"].items()}
     shown = built("report", {"with": "pages"}, with_pages, **inputs)
     assert f'href="../../{shown}/features.html#{slug}/' in (compared(shown, theirs) / "index.html").read_text()
+
+
+@pytest.mark.usefixtures("home")
+def test_studies_with_one_title_are_told_apart_by_what_they_were_asked():
+    studies = [study(0.5, features=100, seed=0), study(0.75, features=100, seed=1)]
+    report = reported("one", topk(24), studies=studies)
+    page = (compared(report, report) / "index.html").read_text()
+    assert "<td>ioi (seed=0)</td>" in page
+    assert "<td>ioi (seed=1)</td>" in page
+    assert "<td>reconstruction</td>" in page
+
+
+@pytest.mark.usefixtures("home")
+def test_the_histogram_shows_shares_so_that_sides_of_different_sizes_can_be_compared():
+    text = (compared(reported("one", topk(24)), reported("two", topk(60))) / "data" / "cosines-1.js").read_text()
+    told = json.loads(text[text.index(",") + 1 : text.rindex(")")])
+    for side, n in (("a", 24), ("b", 60)):
+        assert sum(told["counts"][side]) == n
+        assert told["shares"][side] == pytest.approx([count / n for count in told["counts"][side]], abs=1e-5)

@@ -9,7 +9,7 @@ import pytest
 from tasks.caching import artifacts
 from tasks.errors import ExperimentError
 from tasks.load_report import load_report
-from tests.tasks.test_compare import compared, reported, topk
+from tests.tasks.test_compare import compared, reported, study, topk
 
 
 def test_a_report_is_opened_by_its_directory_its_key_and_its_experiment(home: Path, monkeypatch: pytest.MonkeyPatch):
@@ -28,6 +28,17 @@ def test_a_report_is_opened_by_its_directory_its_key_and_its_experiment(home: Pa
     assert len(found.metrics.to_pandas()) == 2
     with pytest.raises(ExperimentError, match="no experiment 'two'"):
         load_report("two", home=home)
+
+
+@pytest.mark.usefixtures("home")
+def test_metrics_of_studies_with_one_title_are_told_apart_by_what_was_asked():
+    report = reported("one", topk(24), studies=[study(0.5, seed=0), study(0.75, seed=1)])
+    told = load_report(str(report)).metrics.to_pylist()
+    assert {(row["study"], row["asked"]): row["value"] for row in told if row["metric"] == "auc"} == {
+        ("ioi", '{"seed": 0}'): 0.5,
+        ("ioi", '{"seed": 1}'): 0.75,
+    }
+    assert {row["asked"] for row in told if row["study"] == "reconstruction"} == {None}
 
 
 @pytest.mark.usefixtures("home")

@@ -12,9 +12,9 @@ saeflow.compare = (() => {
     const axis = { gridcolor: colour("line"), linecolor: colour("faint"), zeroline: false, fixedrange: true };
     const used = data.low.filter((_, bin) => data.counts.a[bin] || data.counts.b[bin]);
     const bars = (name, of, fill) => ({
-      type: "bar", name: `features of ${of}`, x: data.low.map((low) => low + data.width / 2), y: data.counts[name],
-      customdata: data.low.map((low) => `${low.toFixed(2)} to ${(low + data.width).toFixed(2)}`),
-      hovertemplate: "cosine %{customdata}<br>%{y} features<extra></extra>", marker: { color: fill },
+      type: "bar", name: `features of ${of}`, x: data.low.map((low) => low + data.width / 2), y: data.shares[name],
+      customdata: data.low.map((low, bin) => [`${low.toFixed(2)} to ${(low + data.width).toFixed(2)}`, data.counts[name][bin]]),
+      hovertemplate: `cosine %{customdata[0]}<br>%{customdata[1]} features of ${of}, %{y:.1%}<extra></extra>`, marker: { color: fill },
     });
     const edge = (x, text) => ({
       shape: { type: "line", x0: x, x1: x, y0: 0, y1: 1, yref: "paper", line: { color: colour("faint"), dash: "dot" } },
@@ -30,7 +30,7 @@ saeflow.compare = (() => {
       legend: { orientation: "h", x: 0, y: -0.24 },
       shapes: edges.map(({ shape }) => shape), annotations: edges.map(({ label }) => label),
       xaxis: { ...axis, range: [Math.min(...used, data.lost - data.width), 1], title: { text: "cosine with the nearest of the other" } },
-      yaxis: { ...axis, title: { text: "features" } },
+      yaxis: { ...axis, title: { text: "share of the features" } },
     }, { displayModeBar: false, responsive: true });
   }
 

@@ -127,7 +127,7 @@ saeflow.dictionary = (() => {
       }
     }
 
-    /** What the page of a feature shows: its entry in its shard, the windows of that, its explanation or null. */
+    /** What the page of a feature shows: its entry in its shard, the windows of that, what each study said or null. */
     async feature(number) {
       const shard = Math.floor(number / this.about.shard_size);
       const digits = String(shard).padStart(4, "0");

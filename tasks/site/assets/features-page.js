@@ -8,7 +8,7 @@ saeflow.featurePage = (() => {
 
   const LONG = 600; // characters of an explanation that are shown at once
 
-  const dash = (why) => element("p", { class: "faint" }, numberOrWhy(null, why), ` ${why}`);
+  const dash = (why) => element("p", { class: "faint" }, numberOrWhy(null, why), " ", text.shown(why, { edges: false, limit: LONG }));
 
   function table(caption, heads, rows, why) {
     if (!rows.length) return [element("h3", {}, caption), dash(why)];
@@ -163,41 +163,43 @@ saeflow.featurePage = (() => {
 
   const NAMES = { top: "strongest", interval: "of the tenths", random: "random" };
 
-  function explanation({ dictionary, explained, wish, contexts, options, dead }) {
-    const said = explained?.text ?? dictionary.explanations.get(wish.feature);
-    const made = element("section", { class: "explanation" }, element("h2", {}, "Explanation"));
-    if (said === undefined || said === null) {
-      const why = explained?.reason ?? dead ?? "this feature was not among those that were explained";
-      made.append(dash(why));
-    } else {
+  function explanation({ explained, contexts, options, dead }) {
+    const said = explained?.flatMap((study) => ofStudy(study, contexts, options)) ?? [
+      dash(dead ?? "this feature was not among those that were explained"),
+    ];
+    return element("section", { class: "explanation" }, element("h2", {}, "Explanation"), ...said);
+  }
+
+  /** What one study said of the feature, and how well that does. */
+  function ofStudy({ title, text: said, reason, explainer, scores, simulated }, contexts, options) {
+    const made = [element("h3", {}, element("bdi", {}, text.shown(title, { edges: false, limit: 200 })))];
+    if (said === null) made.push(dash(reason));
+    else {
       const quoted = (limit) =>
         element("blockquote", {}, element("bdi", {}, text.shown(said, { edges: false, limit })));
-      made.append(quoted(LONG));
+      made.push(quoted(LONG));
       if (said.length > LONG)
-        made.append(element("details", {}, element("summary", {}, "The whole explanation"), quoted(Infinity)));
+        made.push(element("details", {}, element("summary", {}, "The whole explanation"), quoted(Infinity)));
     }
-    if (!explained) return made;
-    if (explained.explainer)
-      made.append(
-        element("p", { class: "faint" }, "by ", element("bdi", {}, text.shown(explained.explainer, { edges: false }))),
-      );
-    if (explained.scores.length) {
-      made.append(
+    if (explainer)
+      made.push(element("p", { class: "faint" }, "by ", element("bdi", {}, text.shown(explainer, { edges: false }))));
+    if (scores.length) {
+      made.push(
         element(
           "dl",
           { class: "scores" },
-          ...explained.scores.map(([name, value, reason]) =>
+          ...scores.map(([name, value, why]) =>
             element(
               "div",
               {},
               element("dt", {}, text.shown(name, { edges: false, limit: 60 })),
-              element("dd", {}, numberOrWhy(value, reason)),
+              element("dd", {}, numberOrWhy(value, why)),
             ),
           ),
         ),
       );
     }
-    if (explained.simulated.length) made.append(simulation(explained.simulated, contexts, options));
+    if (simulated.length) made.push(simulation(simulated, contexts, options));
     return made;
   }
 

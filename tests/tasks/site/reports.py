@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from storage.artifacts import ArtifactRef, content_key
 from storage.row_filter import RowFilter
-from storage.tables import write_table
+from storage.tables import read_table, write_table
 from tasks.baselines import fit_baseline
 from tasks.caching import artifacts
 from tasks.compute import Compute
@@ -25,7 +26,7 @@ from tasks.evaluate.interpretability import evaluate_interpretability
 from tasks.evaluate.interpretability_comparison import compare_interpretability
 from tasks.evaluate.pattern import evaluate_pattern
 from tasks.evaluate.reconstruction import evaluate_reconstruction
-from tasks.evaluate.results import write_metrics
+from tasks.evaluate.results import METRICS, write_metrics
 from tasks.evaluate.steering import evaluate_steering
 from tasks.evaluation_specs import CircuitSpec, ErasureSpec, InterpretabilitySpec, IOISpec, PatternSpec, SteeringSpec
 from tasks.features import read_features
@@ -87,6 +88,8 @@ def make_report(model: ArtifactRef, tokens: ArtifactRef, activations: ArtifactRe
         )
         studies += [interpreted[-1], made_up_ioi(ref, model), made_up_erasure(ref, model)]
         pages.append(made_up_pages(ref, HOOK_POINTS[1], features))
+        if ref == dictionaries[HOOK_POINTS[1]][0]:
+            studies.append(made_up_interpretability(interpreted[-1], ref, model, features))
     first = dictionaries[HOOK_POINTS[1]][0]
     steered = SteeringSpec(pattern=PATTERN, prompt="the cat", strengths=(0, 2), new_tokens=4, samples=2, tokens=2048)
     of = {"dictionary": first, "hook_point": HOOK_POINTS[1], "compute": COMPUTE}
@@ -171,6 +174,30 @@ def made_up_erasure(dictionary: ArtifactRef, model: ArtifactRef) -> ArtifactRef:
 
     spec = {"hook_point": HOOK_POINTS[1], "spec": ErasureSpec().model_dump(mode="json")}
     return made_up("evaluation", spec, fill, dictionary=dictionary, model=model)
+
+
+def made_up_interpretability(
+    like: ArtifactRef, dictionary: ArtifactRef, model: ArtifactRef, features: ArtifactRef
+) -> ArtifactRef:
+    """What another explainer said of the features that `like` was asked about: other words, half the values.
+
+    Its fragments are the same, but found under another name."""
+    source = artifacts().path(like)
+
+    def fill(place: Path) -> None:
+        for row in (scores := read_table(source / "scores.parquet").to_pylist()):
+            row["explanation"], row["missing"] = None, "the server gave no answer"
+        scores[0] |= {"explanation": f"contrast {EVIL}", "missing": None}
+        write_table(place / "scores.parquet", scores)
+        simulations = read_table(source / "simulations.parquet").to_pylist()
+        halved = [{**row, "simulated": row["simulated"] and row["simulated"] / 2} for row in simulations]
+        write_table(place / "simulations.parquet", halved)
+        shutil.copyfile(source / METRICS, place / METRICS)
+
+    asked = InterpretabilitySpec(features=6, fragment_length=LENGTH).model_dump(mode="json")
+    spec = {"hook_point": HOOK_POINTS[1], "spec": {**asked, "explainer": "contrastive"}}
+    again = features.model_copy(update={"key": "0" * len(features.key)})
+    return made_up("evaluation", spec, fill, dictionary=dictionary, model=model, features=again)
 
 
 def made_up_pages(dictionary: ArtifactRef, hook_point: str, features: ArtifactRef) -> ArtifactRef:

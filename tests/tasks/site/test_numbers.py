@@ -77,8 +77,8 @@ def exponent(number: float) -> int:
     return int(f"{abs(number):e}".partition("e")[2]) if number else -300
 
 
-RULES = ("10%", "95", "0.5")
-"""The verdict's limit, the level of intervals, chance: these are no measurements."""
+RULES = ("10%", "95", "0.5", "4201")
+"""The verdict's limit, the level of intervals, chance, the report server's port: these are no measurements."""
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -94,16 +94,32 @@ def test_the_browser_gets_scores_effects_explanations_and_links(tiny_report: Mad
         for feature, told in data(place, f"browse/{slug}/explained/{shard:04d}").items()
     }
     assert len(explained) == 6
-    assert {feature: told["text"] for feature, told in explained.items() if told["text"]} == more["explanations"]
-    for feature, told in explained.items():
+    for feature, (told, other) in explained.items():
         assert told["explainer"] == "token_lookup"
+        assert more["explanations"].get(feature) == (told["text"] or other["text"]), "the first that there is"
         assert all(value is not None or reason for _, value, reason in told["scores"])
         assert [name for name, *_ in told["scores"]][:2] == ["score", "score_clipped"]
         assert len({(kind, rank) for kind, rank, _ in told["simulated"]}) == len(told["simulated"])
         assert {rank for kind, rank, _ in told["simulated"] if kind == "top"} <= {2, 6, 10, 14, 18}, feature
         assert all(len(values) == 16 for *_, values in told["simulated"])
+        assert told["simulated"]
     kinds = {kind for links in more["links"].values() for kind, *_ in links}
     assert kinds == {"study", "upstream"}, "it is the last layer of the circuit"
+
+
+def test_of_two_studies_each_keeps_its_own_words_scores_and_simulations(tiny_report: Made):
+    place, slug = tiny_report.place, data(tiny_report.place, "data/dictionaries")[0]["slug"]
+    explained = data(place, f"browse/{slug}/explained/0000")
+    for lookup, other in explained.values():
+        assert [lookup["title"], other["title"]] == ["interpretability token_lookup", "interpretability contrastive"]
+        assert lookup["text"] != other["text"]
+        assert other["text"] is not None or other["reason"] == "the server gave no answer"
+        shown = [{(kind, rank): values for kind, rank, values in each["simulated"]} for each in (lookup, other)]
+        assert shown[0].keys() == shown[1].keys(), "both are of the fragments that the browser shows"
+        for where, values in shown[0].items():
+            halves = [value and pytest.approx(value / 2, rel=1e-4) for value in values]
+            assert shown[1][where] == halves
+    assert sum(other["text"] is not None for _, other in explained.values()) == 1
 
 
 def test_times_are_told_of_every_artifact(tiny_report: Made):
