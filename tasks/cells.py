@@ -17,6 +17,15 @@ def named(entry: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     return f"{method(entry, rows)} ({told})" if told else method(entry, rows)
 
 
+def method_and_params(spec: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """What a dictionary was asked to be, by the spec that it was made with.
+
+    Of one that was brought from elsewhere nothing is known: (None, {}).
+    """
+    params = dict(spec.get("dictionary") or spec.get("baseline") or {})
+    return params.pop("method", None), params
+
+
 def parameters(params: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     """`expansion=4, k=32`: what tells dictionaries apart. A seed or learning rate is told only where it varies."""
     always = {"expansion", "k", "alpha", "l1_coefficient", "target_l0"}

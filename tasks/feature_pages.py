@@ -6,7 +6,7 @@ Below browse/SLUG/, where a report has them too, each of these scripts (tasks.si
     tokens.js       the text of all tokens that are shown; everything else has their places in this list
     shards/N.js     SHARD features: histogram, promoted and suppressed tokens, neighbours, partners, contexts
 
-and about.json is the index without what it has of each feature. Numbers are rounded to DIGITS; in full they are in
+and about.json is the index without what it has of each feature. Numbers are rounded (tasks.cells); in full they are in
 
     table.parquet, logits.parquet, neighbours.parquet, contexts.parquet
 
@@ -18,7 +18,7 @@ Shapes: n features, k tokens or neighbours, S rows of tokens, P positions, V voc
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,7 +32,7 @@ from storage.artifacts import ArtifactRef
 from storage.latents import Latents
 from storage.tables import read_table, write_table
 from tasks.caching import artifacts, step
-from tasks.cells import slug_of
+from tasks.cells import all_rounded, method_and_params, slug_of
 from tasks.compute import Compute
 from tasks.corpus import token_rows
 from tasks.evaluate.logit_effects import in_stream
@@ -44,7 +44,7 @@ from tasks.features import FEATURES, FRAGMENTS, LATENTS, WINDOWS
 from tasks.fragment_windows import Windows
 from tasks.language_model import description, load, load_tokenizer
 from tasks.loss_gradients import LossGradients
-from tasks.pattern_matches import token_bytes
+from tasks.pattern_matches import spelled, token_bytes
 from tasks.progress import Progress
 from tasks.site.pages import write_script
 
@@ -55,7 +55,6 @@ BROWSE = "browse"
 SHARD = 64
 NEIGHBOURS = 10
 PEAK_TOKENS = 5
-DIGITS = 6
 
 COLUMNS = {
     "density": "share of the held-out tokens on which it fires",
@@ -124,7 +123,7 @@ def feature_pages(
         "ref": name,
         "hook_point": hook_point,
         "method": subject.method,
-        "parameters": parameters_of(store.manifest(dictionary)["spec"]),
+        "parameters": method_and_params(store.manifest(dictionary)["spec"])[1],
         "model": told.name,
         "n_features": subject.n_features,
         "shard_size": SHARD,
@@ -165,12 +164,6 @@ def feature_pages(
     return {"slug": slug, "features": n}
 
 
-def parameters_of(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """What a dictionary was asked to be; nothing is known of one that was brought from elsewhere."""
-    asked = spec.get("dictionary") or spec.get("baseline") or {}
-    return {name: value for name, value in asked.items() if name != "method"}
-
-
 class Tokens(NamedTuple):
     """The tokens that are shown, the commonest of the held-out text first."""
 
@@ -191,8 +184,7 @@ class Tokens(NamedTuple):
         token_T = np.flatnonzero(is_shown_V)
         token_T = token_T[np.argsort(-count_V[token_T], kind="stable")]
         spelling = token_bytes(tokenizer, token_T.tolist())
-        # A part of a character has no text: its bytes are told.
-        texts = [spelling[token].decode(errors="backslashreplace") for token in token_T.tolist()]
+        texts = [spelled(spelling[token]) for token in token_T.tolist()]
         place_V = np.full(len(count_V), -1)
         place_V[token_T] = np.arange(len(token_T))
         return cls(token_T, texts, place_V)
@@ -218,7 +210,7 @@ def told_columns(table: Columns) -> list[dict[str, Any]]:
             if value is None:
                 reason = "there is no other feature" if name == "nearest" else TOLD_AS[why]
                 missing.setdefault(reason, []).append(feature)
-        told.append({"name": name, "meaning": meaning, "values": rounded(values), "missing": list(missing.items())})
+        told.append({"name": name, "meaning": meaning, "values": all_rounded(values), "missing": list(missing.items())})
     return told
 
 
@@ -276,7 +268,7 @@ def peak_tokens(contexts: Contexts, windows: Windows, place_SP: Int[np.ndarray, 
 
 def histograms(table: pa.Table, n: int) -> list[dict[str, Any] | None]:
     """Of each feature, None where it has no activations."""
-    low, high = (rounded(table[name].to_pylist()) for name in ("low", "high"))
+    low, high = (all_rounded(table[name].to_pylist()) for name in ("low", "high"))
     counts: list[int] = table["activations"].to_pylist()
     told: list[dict[str, Any] | None] = [None] * n
     for start, feature in zip(range(0, len(counts), BINS), table["feature"].to_pylist()[::BINS], strict=True):
@@ -289,7 +281,7 @@ def partners(table: pa.Table, n: int) -> list[list[list[Any]]]:
     """Of each feature, [other, rows, Jaccard, φ] of those that it is active with, as often as any first."""
     told: list[list[list[Any]]] = [[] for _ in range(n)]
     columns = [table["other"].to_pylist(), table["rows"].to_pylist()]
-    columns += [rounded(table[name].to_pylist()) for name in ("jaccard", "phi")]
+    columns += [all_rounded(table[name].to_pylist()) for name in ("jaccard", "phi")]
     for feature, *entry in zip(table["feature"].to_pylist(), *columns, strict=True):
         told[feature].append(entry)
     return told
@@ -303,7 +295,7 @@ def favoured(some: Favoured | None, shown: Tokens, n: int) -> Sequence[list[list
 def pairs(which_nk: np.ndarray, value_nk: np.ndarray) -> list[list[list[Any]]]:
     """Two arrays as lists of pairs."""
     return [
-        list(map(list, zip(which, rounded(values), strict=True)))
+        list(map(list, zip(which, all_rounded(values), strict=True)))
         for which, values in zip(which_nk.tolist(), value_nk.tolist(), strict=True)
     ]
 
@@ -321,17 +313,15 @@ def listed_contexts(
     begins = contexts.begin_C[mine.start : mine.stop + 1].tolist()
     tokens = slice(begins[0], begins[-1])
     position = contexts.position_E[tokens].tolist()
-    activation, effect = rounded(contexts.activation_E[tokens].tolist()), rounded(contexts.effect_E[tokens].tolist())
+    activation, effect = (
+        all_rounded(contexts.activation_E[tokens].tolist()),
+        all_rounded(contexts.effect_E[tokens].tolist()),
+    )
     told: list[dict[str, list[Any]]] = [{kind: [] for kind in KINDS} for _ in range(first, end)]
     columns = (contexts.feature_C[mine], contexts.kind_C[mine], number_C, contexts.rank_C[mine])
-    maximum = rounded(contexts.maximum_C[mine].tolist())
+    maximum = all_rounded(contexts.maximum_C[mine].tolist())
     for at, (feature, kind, number, rank) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
         span = slice(begins[at] - begins[0], begins[at + 1] - begins[0])
         entry = [number, maximum[at], rank, position[span], activation[span], effect[span]]
         told[feature - first][KINDS[kind]].append(entry)
     return listed, told
-
-
-def rounded(values: Sequence[float | int | None]) -> list[float | int | None]:
-    """To DIGITS significant digits; whole numbers, and what is missing, stay."""
-    return [float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value for value in values]

@@ -82,6 +82,11 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> di
     return {token: _spelling(tokenizer, token, text(token)) for token in tokens}
 
 
+def spelled(piece: bytes) -> str:
+    r"""The bytes of a token as text; a part of a character has none, so its bytes are told, as \xNN."""
+    return piece.decode(errors="backslashreplace")
+
+
 def _spelling(tokenizer: PreTrainedTokenizerBase, token: int, text: str) -> bytes:
     if "\N{REPLACEMENT CHARACTER}" in text:  # a part of a character, of which only the vocabulary knows the bytes
         entry = str(tokenizer.convert_ids_to_tokens(token))

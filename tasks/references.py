@@ -18,7 +18,7 @@ def find_name(
     Raises:
         ExperimentError: there is none, or there are several; lists the nearest.
     """
-    found = [name for name in names if name == typed] or [name for name in names if _begins(name, typed)]
+    found = [name for name in names if name == typed] or [name for name in names if begins(name, typed)]
     if len(found) == 1:
         return found[0]
     nearest = sorted(short(name) for name in difflib.get_close_matches(typed, names, n=LISTED, cutoff=0))
@@ -27,5 +27,6 @@ def find_name(
     raise ExperimentError(f"{what} {typed!r} {problem}. In {home} there are: {listed}. `--home` names another.")
 
 
-def _begins(name: str, typed: str) -> bool:
+def begins(name: str, typed: str) -> bool:
+    """Whether `typed` is the beginning of a name, or of the key in it."""
     return (name if "/" in typed else name.partition("/")[2]).startswith(typed)

@@ -11,7 +11,7 @@ from typing import Any
 from storage.artifacts import ArtifactRef
 from storage.tables import write_table
 from tasks.caching import artifacts, step
-from tasks.cells import cell
+from tasks.cells import cell, method_and_params
 from tasks.evaluate.results import METRICS
 from tasks.site.assembly import write_site
 from tasks.site.material import About, Material, gather
@@ -79,13 +79,13 @@ def row(name: str, dictionary: ArtifactRef, evaluation: ArtifactRef) -> dict[str
     store = artifacts()
     manifest = store.manifest(dictionary)
     spec = manifest["spec"]
-    chosen = dict(spec.get("dictionary") or spec["baseline"])
+    method, params = method_and_params(spec)
     metrics = json.loads((store.path(evaluation) / METRICS).read_text())
     return {
         "ref": name,
         "hook_point": spec["hook_point"],
-        "method": chosen.pop("method"),
-        "params": chosen,
+        "method": method,
+        "params": params,
         "model": model_name(store, store.manifest(ArtifactRef(**manifest["inputs"]["activations"]))),
         **metrics,
     }

@@ -12,7 +12,7 @@ from typing import Any
 from storage.artifacts import AnyStore, ArtifactRef
 from storage.errors import StorageError
 from tasks.errors import ExperimentError
-from tasks.references import find_name
+from tasks.references import begins, find_name
 
 REPORT, COMPARISON = "report", "comparison"
 
@@ -39,7 +39,7 @@ def find_run(store: AnyStore, typed: str) -> Run:
     if typed in records:
         return _run_of(store, typed, records[typed])
     reports = {str(ref): ref for ref, _ in store.list(REPORT)}
-    if typed not in reports and not any(_begins(name, typed) for name in reports):
+    if typed not in reports and not any(begins(name, typed) for name in reports):
         nearest = difflib.get_close_matches(typed, records, n=3, cutoff=0) or ["none"]
         raise ExperimentError(
             f"there is no experiment {typed!r} in {store.uri}, and no report of this key. "
@@ -68,10 +68,6 @@ def _run_of(store: AnyStore, name: str, record: dict[str, Any]) -> Run:
         what = f"report/{key} is not there any more" if key else "it has no report"
         raise ExperimentError(f"of experiment {name}, {what}. Make it: saeflow run {name}")
     return Run(name, report, record.get("config"))
-
-
-def _begins(name: str, typed: str) -> bool:
-    return (name if "/" in typed else name.partition("/")[2]).startswith(typed)
 
 
 def _report_key(record: dict[str, Any]) -> str | None:

@@ -11,7 +11,7 @@ from itertools import chain, count
 from typing import Any
 
 from storage.artifacts import AnyStore, ArtifactRef
-from tasks.cells import cell, method, parameters, with_interval
+from tasks.cells import cell, method, method_and_params, parameters, with_interval
 from tasks.evaluate.results import METRICS
 
 Row = dict[str, Any]
@@ -105,7 +105,7 @@ def study_row(store: AnyStore, name: str, evaluation: ArtifactRef) -> Row:
     manifest = store.manifest(evaluation)
     spec = manifest["spec"]
     dictionary = store.manifest(dictionaries_of(manifest)[-1])
-    chosen = dict(dictionary["spec"].get("dictionary") or dictionary["spec"]["baseline"])
+    chosen, params = method_and_params(dictionary["spec"])
     metrics = json.loads((store.path(evaluation) / METRICS).read_text())
     asked = spec.get("spec") or {}
     about = asked.get("pattern") or asked.get("explainer")
@@ -114,8 +114,8 @@ def study_row(store: AnyStore, name: str, evaluation: ArtifactRef) -> Row:
         "title": " ".join(filter(None, [metrics["evaluation"], about])),
         "asked": spec.get("spec") or {"tokens": spec.get("max_tokens")},
         "hook_point": " → ".join(spec["hook_points"]) if "hook_points" in spec else spec["hook_point"],
-        "method": chosen.pop("method"),
-        "params": chosen,
+        "method": chosen,
+        "params": params,
         "trained": "dictionary" in dictionary["spec"],
         "model": model_name(store, manifest),
         **metrics,

@@ -29,14 +29,14 @@ from sae_core.interventions import patch, write
 from storage.artifacts import ArtifactRef
 from tasks.caching import artifacts
 from tasks.capture import capture
-from tasks.cells import named, slug_of
+from tasks.cells import all_rounded, named, slug_of
 from tasks.compute import Compute
 from tasks.errors import ExperimentError
 from tasks.evaluate.steering import going_on
 from tasks.evaluate.subject import load_subject
 from tasks.language_model import ModelDescription, description, load, load_tokenizer, resolve_device
 from tasks.patching import next_logits
-from tasks.pattern_matches import token_bytes
+from tasks.pattern_matches import spelled, token_bytes
 from tasks.try_questions import TOKENS, ContinuationQuestion, FeaturesQuestion
 
 if TYPE_CHECKING:
@@ -191,14 +191,14 @@ def features(subject: Subject, question: FeaturesQuestion) -> dict[str, Any]:
     spelling = token_bytes(subject.model.tokenizer, sorted(set(tokens[1:])))
     told = [
         {
-            "text": spelling[token].decode("utf-8", "backslashreplace"),
+            "text": spelled(spelling[token]),
             "active": active,
             "features": which.tolist()[:active],
-            "values": _rounded(f)[:active],
+            "values": all_rounded(f.tolist())[:active],
         }
         for token, active, which, f in zip(tokens[1:], active_T, strongest, values, strict=True)
     ]
-    followed = None if question.feature is None else _rounded(f_Tn[:, question.feature])
+    followed = None if question.feature is None else all_rounded(f_Tn[:, question.feature].tolist())
     return {"n_features": n, "tokens": told, "feature": followed}
 
 
@@ -262,7 +262,3 @@ def _check_feature(subject: Subject, feature: int | None) -> None:
     n = subject.dictionary.n_features
     if feature is not None and feature >= n:
         raise ExperimentError(f"there is no feature {feature}: the dictionary has {n:,}, numbered from 0.")
-
-
-def _rounded(values: Float[Tensor, " values"]) -> list[float]:
-    return [float(f"{value:.6g}") for value in values.tolist()]

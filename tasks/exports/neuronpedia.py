@@ -32,7 +32,7 @@ from tasks.corpus import token_rows
 from tasks.errors import ExperimentError
 from tasks.exports.readings import newest, read_by
 from tasks.language_model import description, load_tokenizer
-from tasks.pattern_matches import token_bytes
+from tasks.pattern_matches import spelled, token_bytes
 
 BATCH = 1024
 """Features of a file: as many as Neuronpedia's own exports have."""
@@ -66,8 +66,7 @@ def write(source: Path, directory: Path, provenance: Provenance) -> None:
     about = json.loads((place / "about.json").read_text())
     model, tokens = read_by(manifest, "model"), np.asarray(token_rows(read_by(manifest, "tokens"), "held_out")[:])
     spelling = token_bytes(load_tokenizer(model), np.unique(tokens).tolist())
-    # A part of a character has no text: its bytes are told.
-    text = {token: spelled.decode(errors="backslashreplace") for token, spelled in spelling.items()}
+    text = {token: spelled(piece) for token, piece in spelling.items()}
     set_name = source_set(about, source.name)
     of = Source(
         model=Path(provenance.model_name or description(model).name).name.lower(),

@@ -62,10 +62,10 @@ def reported(
     return built("report", {"of": name}, write, **inputs)
 
 
-def study(auc: float, **asked: Any) -> dict[str, Any]:
+def study(auc: float | None, **asked: Any) -> dict[str, Any]:
     """A row of studies.json about a dictionary of `reported`."""
     about = {"hook_point": "h", "method": "topk", "params": {"k": 3}, "model": "m", "title": "ioi", "asked": asked}
-    return {**about, "columns": {"auc": "area"}, "auc": auc, "intervals": {}, "undefined": {}}
+    return {**about, "columns": {"auc": "area"}, "auc": auc, "intervals": {}, "undefined": {"auc": "too few"}}
 
 
 def compared(a: ArtifactRef, b: ArtifactRef, names: tuple[str, str] = ("one", "two"), **config: Any) -> Path:
@@ -175,3 +175,10 @@ def test_the_histogram_shows_shares_so_that_sides_of_different_sizes_can_be_comp
     for side, n in (("a", 24), ("b", 60)):
         assert sum(told["counts"][side]) == n
         assert told["shares"][side] == pytest.approx([count / n for count in told["counts"][side]], abs=1e-5)
+
+
+@pytest.mark.usefixtures("home")
+def test_a_keyboard_reaches_why_a_number_is_missing():
+    report = reported("one", topk(24), studies=[study(None)])
+    page = (compared(report, report) / "index.html").read_text()
+    assert page.count('<abbr title="A: too few; B: too few" tabindex="0">—</abbr>') == 4

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tasks.errors import ExperimentError
-from tasks.pattern_matches import compile_pattern, matching_tokens, token_bytes
+from tasks.pattern_matches import compile_pattern, matching_tokens, spelled, token_bytes
 
 TEXTS = (
     "the cat's dog (near a tree) sleeps",
@@ -122,3 +122,8 @@ def test_a_bad_expression_is_refused_and_shows_where():
     assert "missing )" in str(refused.value)
     assert "\n  ab(c\n    ^\n" in str(refused.value)
     assert "apostrophe" in str(refused.value)
+
+
+def test_a_part_of_a_character_is_told_by_its_bytes():
+    assert spelled("é".encode()) == "é"
+    assert spelled("é".encode()[:1]) == "\\xc3"
