@@ -129,7 +129,7 @@ def application(store: AnyStore, access: Access = LOOPBACK) -> Starlette:
             return {}
         try:
             # A manifest that was written anew has another checksum, and is not the one whose list is kept.
-            return listed(report, store.location(report).sha256(MANIFEST))
+            return listed(report.kind, report.key, store.location(report).sha256(MANIFEST))
         except (FileNotFoundError, ValueError):
             return {}
 
@@ -210,9 +210,10 @@ def serve(store: AnyStore, host: str, port: int) -> None:
     uvicorn.run(application(store, access), host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)
 
 
-def _listed(store: AnyStore, report: ArtifactRef, checksum: str) -> Mapping[str, str]:
+def _listed(store: AnyStore, kind: str, key: str, checksum: str) -> Mapping[str, str]:
     """The checksums of the files that a manifest lists, and its own. Raises ValueError when it cannot be used."""
-    manifest = read_manifest(store.location(report), report.kind, report.key)
+    location = store.location(ArtifactRef(kind=kind, key=key, digest=""))
+    manifest = read_manifest(location, kind, key)
     listed = {file["name"]: file["sha256"] for file in manifest["files"]} | {MANIFEST: checksum}
     return {name: sha256 for name, sha256 in listed.items() if not name.startswith("/") and ".." not in name.split("/")}
 

@@ -8,8 +8,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from storage.artifacts import AnyStore
 from tests.flows.ports import free_ports
 
 if TYPE_CHECKING:
@@ -95,6 +98,24 @@ def page(browser: "Browser") -> "Iterator[Page]":
     page.set_default_timeout(20_000)
     yield page
     page.close()
+
+
+@contextmanager
+def reports_served(store: AnyStore) -> Iterator[str]:
+    """The report server of a home, in this process: its address."""
+    import uvicorn
+
+    from flows.report_server import application
+
+    (port,) = free_ports(1)
+    server = uvicorn.Server(uvicorn.Config(application(store), port=port, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        thread.join(0.05)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join(10)
 
 
 class Camera:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from storage.artifacts import ArtifactStore
-from tests.browser.conftest import Camera
-from tests.flows.ports import free_ports
+from tests.browser.conftest import Camera, reports_served
 from tests.tasks.test_compare import EVIL, compared, reported, topk
 
 if TYPE_CHECKING:
@@ -33,21 +32,8 @@ def address(request: pytest.FixtureRequest, comparison: str) -> Iterator[str]:
     if request.param == "file":
         yield store.path("comparison", comparison).as_uri()
         return
-    import threading
-
-    import uvicorn
-
-    from flows.report_server import application
-
-    (port,) = free_ports(1)
-    server = uvicorn.Server(uvicorn.Config(application(store), port=port, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        thread.join(0.05)
-    yield f"http://127.0.0.1:{port}/comparison/{comparison}"
-    server.should_exit = True
-    thread.join(10)
+    with reports_served(store) as server:
+        yield f"{server}/comparison/{comparison}"
 
 
 def opened(browser: "Browser", address: str, width: int, wrong: list[str], theme: str = "light") -> "Page":

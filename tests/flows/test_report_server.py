@@ -11,6 +11,7 @@ from flows import report_server
 from flows.experiment_records import ExperimentRecords
 from flows.report_server import HEADERS, application
 from storage.artifacts import ArtifactRef, ArtifactStore
+from storage.remote_artifacts import RemoteArtifactStore
 from tests.tasks.site.made_up import dictionary, material, overview
 
 EVIL = "<script>alert(1)</script>"
@@ -121,6 +122,21 @@ def test_a_file_that_the_browser_has_is_not_sent_again(client: TestClient):
     manifest = client.get("/report/0123abcd/manifest.json")
     again = client.get("/report/0123abcd/manifest.json", headers={"if-none-match": manifest.headers["etag"]})
     assert again.status_code == 304
+
+
+def test_a_home_in_a_bucket_is_served_alike(bucket: str):
+    store = RemoteArtifactStore(bucket)
+
+    def make(place: Path) -> None:
+        (place / "index.html").write_text("<h1>it</h1>")
+
+    store.build("report", "0123abcd", make, code_version="1", spec={}, inputs={}, resumable=False)
+    client = TestClient(application(store))
+    page = client.get("/report/0123abcd/")
+    assert (page.status_code, page.text) == (200, "<h1>it</h1>")
+    assert client.get("/report/0123abcd/", headers={"if-none-match": page.headers["etag"]}).status_code == 304
+    assert client.get("/report/0123abcd/other.html").status_code == 404
+    assert client.get("/report/ffff/").status_code == 404
 
 
 def test_a_part_of_a_file_can_be_asked_for(client: TestClient):

@@ -1,7 +1,7 @@
 """A report of a tiny experiment: real steps on a real small model, but for the studies that such a model cannot do.
 
 A model with random weights has no idea of names: IOI and erasure are made up, in the form in which they leave results.
-The pages of features are a few, with what a report reads of them.
+The pages of features are a few, and all of their text would break a page that takes text for markup.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from tasks.site.material import About
 from tasks.site.pages import write_script
 from tasks.specs import PCASpec, RandomSpec, TiedReLUSpec, TopKSpec, TrainingSpec
 from tasks.train import train
+from tests.browser.site_data import HOSTILE, Synthetic
 
 HOOK_POINTS = ("blocks.0.hook_resid_pre", "blocks.1.hook_resid_post")
 ROWS = RowFilter(skip_first_position=True, max_norm_ratio=10.0)
@@ -108,7 +109,7 @@ def make_report(model: ArtifactRef, tokens: ArtifactRef, activations: ArtifactRe
 
     refs = [ref for ref, _ in all_of_them]
     inputs = {
-        "about": About(name="tiny", config={"name": "tiny", "corpus": {"seed": 0}, "note": EVIL}),
+        "about": About(name="tiny", config={"name": "tiny", "corpus": {"seed": 0}, "note": EVIL, "texts": HOSTILE}),
         "names": tuple(map(str, [*refs, *studies, compared])),
         "dictionaries": tuple(refs),
         "evaluations": tuple(reconstructions),
@@ -142,7 +143,9 @@ def made_up_ioi(dictionary: ArtifactRef, model: ArtifactRef) -> ArtifactRef:
             for rank in range(8)
         ]  # fmt: skip
         write_table(place / "features.parquet", features)
-        prompts = [{"seed": 0, "order": "ABBA", "text": EVIL, "counterfactual": "b", "logit_difference": rng.random()}]
+        # Parquet is UTF-8, which has no halves of surrogate pairs.
+        text = "".join([EVIL, *HOSTILE]).encode(errors="replace").decode()
+        prompts = [{"seed": 0, "order": "ABBA", "text": text, "counterfactual": "b", "logit_difference": rng.random()}]
         write_table(place / "prompts.parquet", prompts)
         values = {name: rng.uniform(1, 9) for name in ioi.COLUMNS if name != "recovery_at_16"}
         intervals = {name: [value - 0.5, value + 0.5] for name, value in values.items()}
@@ -210,7 +213,11 @@ def made_up_pages(dictionary: ArtifactRef, hook_point: str, features: ArtifactRe
 
     def fill(place: Path) -> None:
         site = f"browse/{about['slug']}"
-        write_script(place, f"{site}/index", about)
+        luck = random.Random(dictionary.key)
+        made = Synthetic(about["slug"], "some", about["n_features"], 0, luck.choices(HOSTILE, k=3000))
+        write_script(place, f"{site}/index", made.index() | about)
+        write_script(place, f"{site}/tokens", made.texts)
+        write_script(place, f"{site}/shards/0000", made.shard(range(about["n_features"]))[0])
         (place / site / "about.json").write_text(json.dumps(about))
 
     return made_up("pages", {"name": str(dictionary)}, fill, dictionary=dictionary, features=features)
