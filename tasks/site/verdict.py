@@ -89,6 +89,8 @@ def _best_at(material: Material, hook_point: str) -> tuple[str, list[Mapping[str
     ]
     less = sum(row["fvu"] < least for row, least in compared)
     share = f", and {less} of {len(compared)} autoencoders that have such a baseline leave less than it"
+    if len(compared) == 1:  # which is the one that was told of
+        share = ""
     return text + faithful + share, [*numbers, *own, {"compared": len(compared), "leave_less": less}]
 
 
