@@ -177,7 +177,9 @@ def pattern(writer: _Writer) -> Section:
     text += f"{writer.told('best_f1')}, beside {writer.told('residual_best_f1')} for the best single dimension and "
     text += f"{writer.told('pca_best_f1')} for the best principal component."
     if row["drop_of_top"] is not None:
-        text += f" Without it, the next token that loses most loses {cell(-row['drop_of_top'])} nats."
+        text += (
+            f" Without it, the log-probability of the next token that loses most changes by {cell(row['drop_of_top'])}."
+        )
     else:
         text += f" What it does there was not measured: {writer.why('drop_of_top')}."
 
