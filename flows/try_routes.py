@@ -86,7 +86,7 @@ def routes(access: Access, files: Callable[[ArtifactRef], Container[str]]) -> li
         _take(turn)
         try:
             first, texts = await run_in_threadpool(begin)
-        except BaseException:
+        except BaseException:  # also when the reader leaves: the next one must not wait for ever
             turn.release()
             raise
         return _Held(_lines(first, texts), turn)

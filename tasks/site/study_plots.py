@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +92,21 @@ def _by_layer(rows: Sequence[tuple[Row, Study]]) -> dict[str, Any]:
     return {"xaxis": {"type": "category", "categoryarray": places}, "scattermode": "group"}
 
 
+def _labelled(
+    material: Material, rows: Sequence[tuple[Row, Study]], read: Callable[[Study], Iterable[Row]]
+) -> list[Row]:
+    """What is read of each study, with the dictionary that it is about."""
+    return [
+        {"ref": row["ref"], "hook_point": row["hook_point"], "label": material.label_of(study), **line}
+        for row, study in rows
+        for line in read(study)
+    ]
+
+
 def ioi(place: Path, material: Material, marks: Marks) -> Iterator[Plot]:
     """KL against how many features are patched, and against how large an edit that is; a band over the seeds."""
     for table, rows in material.of_kind("ioi"):
-        lines = [
-            {"ref": row["ref"], "hook_point": row["hook_point"], "label": material.label_of(study), **line}
-            for row, study in rows
-            for line in curve(study)
-        ]
+        lines = _labelled(material, rows, curve)
         if not lines:
             continue
         file = f"data/{table.name}_curves.parquet"
@@ -162,11 +169,7 @@ def _curves(lines: Sequence[Row], x: str, marks: Marks) -> Iterator[Any]:
 def erasure(place: Path, material: Material, marks: Marks) -> Iterator[Plot]:
     """What is left of the gender against how large the edit is, for each intervention."""
     for table, rows in material.of_kind("erasure"):
-        lines = [
-            {"ref": row["ref"], "hook_point": row["hook_point"], "label": material.label_of(study), **line}
-            for row, study in rows
-            for line in interventions(study)
-        ]
+        lines = _labelled(material, rows, interventions)
         if not lines:
             continue
         file = f"data/{table.name}_interventions.parquet"

@@ -283,6 +283,7 @@ def test_what_is_missing_says_why(visit: Visitor, address: str, camera: Camera):
 def test_a_url_of_what_is_not_there_says_what_is(visit: Visitor, address: str, shown: str, said: str):
     page = visit(address, shown)
     page.get_by_role("alert").get_by_text(said).wait_for()
+    assert page.get_by_role("alert").count() == 1
     page.get_by_role("alert").get_by_role("link").first.click()
     count_says(page, "320 features")
 
@@ -410,3 +411,4 @@ def test_the_theme_changes_the_chart_and_is_kept(visit: Visitor, address: str):
     page.wait_for_function("document.querySelector('.chart')._fullLayout.yaxis.type === 'log'")
     page.reload()
     page.get_by_role("button", name="Light").wait_for()
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"

@@ -9,9 +9,7 @@ import pytest
 from tasks.caching import artifacts
 from tests.browser.conftest import Camera, reports_served
 from tests.browser.site_data import HOSTILE
-from tests.conftest import write_text
-from tests.tasks.evaluate import subjects
-from tests.tasks.site.reports import HOOK_POINTS, Made, make_report
+from tests.tasks.site.reports import Made, tiny_report_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -24,12 +22,8 @@ SERIOUS = ("serious", "critical")
 
 @pytest.fixture(scope="module")
 def made(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
-    words = write_text(100).split()
-    documents = [" ".join(words[start : start + 12]) for start in range(0, len(words), 12)]
-    with subjects.harvested(
-        tiny_model, tmp_path_factory, *HOOK_POINTS, documents=documents, held_out_tokens=4096
-    ) as refs:
-        yield make_report(**refs)
+    with tiny_report_of(tiny_model, tmp_path_factory) as report:
+        yield report
 
 
 @pytest.fixture(params=["file", "http"])

@@ -1,12 +1,13 @@
-"""A tiny model whose held-out text has been read, in a home of its own."""
+"""Tiny models: one whose held-out text has been read, in a home of its own, and a loaded one of each architecture."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from storage.artifacts import ArtifactRef
-from tests.conftest import write_text
+from tests.conftest import ARCHITECTURES, write_model, write_text
 from tests.tasks.evaluate import subjects
 
 EMBEDDING = "blocks.0.hook_resid_pre"
@@ -23,3 +24,16 @@ def harvested(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         tiny_model, tmp_path_factory, *hook_points, documents=documents, held_out_tokens=8192
     ) as refs:
         yield refs
+
+
+@pytest.fixture(scope="module", params=list(ARCHITECTURES))
+def bridge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A loaded model with random weights, of each architecture."""
+    from tasks import language_model
+    from tasks.specs import ModelSpec
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAEFLOW_HOME", str(tmp_path_factory.mktemp("home")))
+        source = str(write_model(tmp_path_factory.mktemp("model"), request.param))
+        model = language_model.prepare_model.build(located=language_model.locate(ModelSpec(source=source)))
+        return language_model.load(model, "float32", "cpu")

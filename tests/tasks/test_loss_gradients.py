@@ -16,20 +16,10 @@ from tasks.corpus import token_rows
 from tasks.errors import ExperimentError
 from tasks.loss_gradients import LossGradients, loss_gradients, of_rows
 from tasks.patching import logits
-from tasks.specs import ModelSpec
-from tests.conftest import ARCHITECTURES, VOCABULARY, write_model
+from tests.conftest import VOCABULARY
 from tests.tasks.conftest import EMBEDDING, RESIDUAL
 
 HOOK_POINTS = ("blocks.0.hook_resid_pre", "blocks.1.hook_resid_post", "blocks.1.mlp.hook_post", "blocks.2.attn.hook_z")
-
-
-@pytest.fixture(scope="module", params=list(ARCHITECTURES))
-def bridge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SAEFLOW_HOME", str(tmp_path_factory.mktemp("home")))
-        source = str(write_model(tmp_path_factory.mktemp("model"), request.param))
-        model = language_model.prepare_model.build(located=language_model.locate(ModelSpec(source=source)))
-        return language_model.load(model, "float32", "cpu")
 
 
 def summed_loss(predicted: torch.Tensor, tokens: np.ndarray) -> float:

@@ -7,24 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from tasks import language_model
 from tasks.capture import capture
 from tasks.errors import ExperimentError
 from tasks.patching import Prompts, logits, padded
-from tasks.specs import ModelSpec
-from tests.conftest import ARCHITECTURES, VOCABULARY, write_model
+from tests.conftest import VOCABULARY
 
 HOOK_POINTS = ("blocks.0.hook_resid_pre", "blocks.1.hook_resid_post", "blocks.1.mlp.hook_post", "blocks.2.attn.hook_z")
 LENGTHS = (5, 9, 7)
-
-
-@pytest.fixture(scope="module", params=list(ARCHITECTURES))
-def bridge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SAEFLOW_HOME", str(tmp_path_factory.mktemp("home")))
-        source = str(write_model(tmp_path_factory.mktemp("model"), request.param))
-        model = language_model.prepare_model.build(located=language_model.locate(ModelSpec(source=source)))
-        return language_model.load(model, "float32", "cpu")
 
 
 @pytest.fixture(scope="module")

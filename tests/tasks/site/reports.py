@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import pytest
 
 from storage.artifacts import ArtifactRef, content_key
 from storage.row_filter import RowFilter
@@ -36,6 +39,8 @@ from tasks.site.pages import write_script
 from tasks.specs import PCASpec, RandomSpec, TiedReLUSpec, TopKSpec, TrainingSpec
 from tasks.train import train
 from tests.browser.site_data import HOSTILE, Synthetic
+from tests.conftest import write_text
+from tests.tasks.evaluate import subjects
 
 HOOK_POINTS = ("blocks.0.hook_resid_pre", "blocks.1.hook_resid_post")
 ROWS = RowFilter(skip_first_position=True, max_norm_ratio=10.0)
@@ -58,6 +63,17 @@ class Made(NamedTuple):
     @property
     def place(self) -> Path:
         return artifacts().path(self.ref)
+
+
+@contextmanager
+def tiny_report_of(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+    """A report in a home of its own, which is the home until the end of the block."""
+    words = write_text(100).split()
+    documents = [" ".join(words[start : start + 12]) for start in range(0, len(words), 12)]
+    with subjects.harvested(
+        tiny_model, tmp_path_factory, *HOOK_POINTS, documents=documents, held_out_tokens=4096
+    ) as refs:
+        yield make_report(**refs)
 
 
 def make_report(model: ArtifactRef, tokens: ArtifactRef, activations: ArtifactRef) -> Made:
