@@ -150,7 +150,7 @@ def feature_pages(
         "neighbours": pairs(near_nk, cosine_nk),
         "partners": partners(read_table(source / "coactivation.parquet"), n),
     }
-    with Progress(f"pages {hook_point}", n, "features") as progress:
+    with Progress("pages", n, "features") as progress:
         for number, first in enumerate(range(0, n, SHARD)):
             end = min(first + SHARD, n)
             listed, contexts_of = listed_contexts(contexts, windows, place_SP, first, end)

@@ -116,7 +116,7 @@ def encode(
     statistics = FeatureStatistics(dictionary.n_features)
     kept_SP = np.zeros(writer.tokens_SP.shape, dtype=bool)
     rows_per_batch = max(1, CODES_PER_BATCH // dictionary.n_features)
-    with Progress(f"features {hook_point}", sum(store.count_kept(hook_point, rows)), "rows") as progress:
+    with Progress("features", sum(store.count_kept(hook_point, rows)), "rows") as progress:
         for chunk, row_ids in store.iter_rows(hook_point, rows):
             for start in range(0, len(chunk), rows_per_batch):
                 f_Bn = dictionary.encode(chunk[start : start + rows_per_batch].to(device))

@@ -1,6 +1,8 @@
 """Progress of long work: a line on stderr every few seconds, and a progress artifact in the Prefect UI.
 
 harvest  41 %  123,000/300,000 tokens  3,150 tokens/s  0:56 left
+topk blocks.9.hook_resid_post: train  12 %  147,456/1,228,800 rows  28,410 rows/s  0:38 left
+ioi pca blocks.9.hook_resid_post  40 %  2/5 parts  48 s each  2:24 left
 """
 
 import contextlib
@@ -19,10 +21,16 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class Progress:
-    """Counts units of work done. `done` is what an earlier, interrupted attempt had already made."""
+    """Counts units of work done. `done` is what an earlier, interrupted attempt had already made.
 
-    def __init__(self, name: str, total: int, unit: str, done: int = 0) -> None:
-        self.name, self.total, self.unit = name, total, unit
+    Inside a task run its line begins with the run's name, which tells the same work of two dictionaries apart.
+    """
+
+    def __init__(self, activity: str, total: int, unit: str, done: int = 0) -> None:
+        run = TaskRunContext.get()
+        self.in_run = run is not None
+        self.name = activity if run is None else _told_within(run.task_run.name, activity)
+        self.total, self.unit = total, unit
         self.done = self.done_before = done
         self.started = self.last_line = time.monotonic()
         self.artifact: UUID | None = None
@@ -30,7 +38,7 @@ class Progress:
     def __enter__(self) -> Self:
         if self.done_before:
             self._say(f"goes on at {self.done_before:,}/{self.total:,} {self.unit}")
-        if TaskRunContext.get() is not None:
+        if self.in_run:
             key = artifact_key("progress", self.name)
             with self._server_may_fail():
                 self.artifact = create_progress_artifact(self._percent(), key=key, description=self.name)  # pyright: ignore[reportAttributeAccessIssue]
@@ -58,7 +66,7 @@ class Progress:
     def _report(self) -> None:
         rate = self.rate()
         left = max(self.total - self.done, 0)
-        speed = f"{rate:,.0f} {self.unit}/s" if rate else "under way"
+        speed = "under way" if not rate else f"{1 / rate:,.0f} s each" if rate < 1 else f"{rate:,.0f} {self.unit}/s"
         end = (
             f"took {clock(time.monotonic() - self.started)}"
             if not left
@@ -82,6 +90,12 @@ class Progress:
 
     def _say(self, text: str) -> None:
         print(f"{self.name}  {text}", file=sys.stderr, flush=True)
+
+
+def _told_within(run: str, activity: str) -> str:
+    """What is done in a task run, without the artifact in brackets that ends the run's name."""
+    run = run.partition(" [")[0]
+    return run if run.startswith(activity) else f"{run}: {activity}"
 
 
 def artifact_key(*words: str) -> str:

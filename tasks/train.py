@@ -96,7 +96,7 @@ def train_dictionary(
             if start is not None:
                 begin_at(model, start, normalization)
         size = training.batch_size
-        with Progress(f"train {name}", steps * size, "rows", done=trainer.step_count * size) as progress:
+        with Progress("train", steps * size, "rows", done=trainer.step_count * size) as progress:
 
             def after_step(trainer: Trainer) -> None:
                 progress.add(size)

@@ -110,7 +110,7 @@ def evaluate_erasure(
     except NotMeasurable as reason:
         return _report(place, [], [], str(reason))
     bridge, held_out = load(model, "float32", compute.device), spread(tokens, spec.side_effect_tokens).tokens
-    with torch.no_grad(), Progress(f"erasure {hook_point}", held_out.size, "held-out tokens") as progress:
+    with torch.no_grad(), Progress("erasure", held_out.size, "held-out tokens") as progress:
         trials = [Trial(bridge, task, hook_point, spec.prompts, seed) for seed in spec.seeds]
         rows = [{**trial.outcome(Intervention("clean", lambda x_Rd: x_Rd)), "side_effect_kl": 0.0} for trial in trials]
         if not _clearly_correct(rows, "p_correct"):

@@ -97,7 +97,7 @@ def evaluate_faithfulness(
     numbers, document_of = np.unique(documents[:, 1:], return_inverse=True)
     document_of = document_of.reshape(documents[:, 1:].shape)
     sums = torch.zeros(len(numbers), len(SUMS), dtype=torch.float64)
-    with Progress(f"faithfulness {hook_point}", chosen.size, "tokens") as progress:
+    with Progress("faithfulness", chosen.size, "tokens") as progress:
         start = 0
         for batch_sums in passes.run(chosen):
             end = start + len(batch_sums)

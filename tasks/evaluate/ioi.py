@@ -98,7 +98,7 @@ def evaluate_ioi(
     def trial(seed: int, prompts: int) -> Trial:
         return Trial(bridge, evaluated, writes_nd, hook_point, pairs(tokenizer, known, prompts, seed))
 
-    with torch.no_grad(), Progress(f"ioi {hook_point}", len(spec.seeds) + 2, "parts") as progress:
+    with torch.no_grad(), Progress("ioi", len(spec.seeds) + 2, "parts") as progress:
         trials = {seed: trial(seed, spec.prompts) for seed in spec.seeds}
         unpatched = [without_patch(of_seed) for of_seed in trials.values()]
         write_table(place / "prompts.parquet", _prompts(trials))

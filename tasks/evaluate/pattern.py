@@ -126,7 +126,7 @@ def evaluate_pattern(
     compute.apply()
     evaluated = load_subject(dictionary, description(model).width(hook_point), compute)
     bridge, tokenizer = load(model, "float32", compute.device), load_tokenizer(model)
-    with torch.no_grad(), Progress(f"pattern {hook_point}", 3, "parts") as progress:
+    with torch.no_grad(), Progress("pattern", 3, "parts") as progress:
         (held_out,) = read_held_out(tokenizer, tokens, activations, [hook_point], rows, spec.pattern, spec.tokens)
         sought, measured = held_out.halves()
         progress.add(1)

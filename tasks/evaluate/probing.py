@@ -91,7 +91,7 @@ def evaluate_probing(
     probed = load_subject(dictionary, description(model).width(hook_point), compute)
     items = labelled_texts(data, spec.texts)
     bridge, tokenizer = load(model, "float32", compute.device), load_tokenizer(model)
-    with torch.no_grad(), Progress(f"probing {hook_point}", len(items) + len(spec.seeds), "parts") as progress:
+    with torch.no_grad(), Progress("probing", len(items) + len(spec.seeds), "parts") as progress:
         texts = read(bridge, tokenizer, probed, hook_point, items, progress)
         tables: dict[str, list[Row]] = {"probes": [], "scr": [], "tpp": []}
         splits = [Split(texts, seed) for seed in spec.seeds]

@@ -84,7 +84,7 @@ def evaluate_steering(
     evaluated = load_subject(dictionary, description(model).width(hook_point), compute)
     bridge, tokenizer = load(model, "float32", compute.device), load_tokenizer(model)
     strengths = sorted({0.0, *spec.strengths})
-    with torch.no_grad(), Progress(f"steering {hook_point}", spec.new_tokens, "tokens") as progress:
+    with torch.no_grad(), Progress("steering", spec.new_tokens, "tokens") as progress:
         (held_out,) = read_held_out(tokenizer, tokens, activations, [hook_point], rows, spec.pattern, spec.tokens)
         feature = chosen(evaluated, held_out, spec.feature)
         if isinstance(feature, str):

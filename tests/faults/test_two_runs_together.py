@@ -32,5 +32,5 @@ def test_of_two_runs_started_together_each_artifact_is_built_by_one(start: Start
     assert not store.unfinished()
     messages = [messages_of(output) for output in outputs]
     assert any("waiting for another process that builds" in text for text in messages)
-    for work in ("tokenize", "harvest", "train topk blocks.1.hook_resid_post"):
+    for work in ("tokenize", "harvest", "topk expansion=2.0 k=4 blocks.1.hook_resid_post: train"):
         assert sum(f"{work}  100 %" in text for text in messages) == 1, f"{work} was done once"
