@@ -20,10 +20,10 @@ test: install lint
 	# more than there are cores, as tests wait a lot: for servers, and for processes that they kill.
 	$(BIN)/pytest --numprocesses $$(( $$(nproc) + 1 )) --dist loadfile --no-loadscope-reorder
 
-# Read and write the files of SAELens, dictionary_learning and sparsify with these libraries themselves: installs each of
-# them into an environment of its own under $$SAEFLOW_PEERS, by default ~/.cache/saeflow/peers.
+# Read and write the files of SAELens, dictionary_learning, sparsify, SAEBench and delphi with these libraries themselves:
+# installs each of them into an environment of its own under $$SAEFLOW_PEERS, by default ~/.cache/saeflow/peers.
 test-peers: install
-	$(BIN)/pytest -m peers -s tests/peers
+	$(BIN)/pytest -m peers -s tests/peers tests/tasks/exports
 
 # Kill flow runs, workers and both, on Prefect servers with SQLite and with Postgres (Debian's package).
 test-services: install

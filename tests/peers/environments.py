@@ -14,20 +14,28 @@ REQUIREMENTS = {
     "sparsify": "eai-sparsify==1.3.3",
     # It takes NumPy 1, which later releases of pyarrow refuse to be imported with.
     "sae_dashboard": "sae-dashboard==0.8.0 pyarrow==19.0.1",
+    "delphi": "eai-sparsify==1.3.3 asyncer blobfile faiss-cpu jaxtyping orjson sentence-transformers simple-parsing",
+    "sae_bench": "sae-lens==6.54.12 numpy<2 pyarrow==19.0.1 datasets<4 beartype seaborn tabulate",
 }
+ALONE = {"delphi": "eai-delphi==0.1.3", "sae_bench": "sae-bench==0.6.0"}
+"""Installed without what they ask for: vLLM to read a file, torchvision. Above is what is imported and does not come
+along."""
 
 
 def python_of(peer: str) -> Path:
     """The interpreter of the peer's environment under $SAEFLOW_PEERS; makes it where it is missing."""
     cache = Path(os.environ.get("SAEFLOW_PEERS") or Path.home() / ".cache" / "saeflow" / "peers")
     python, installed = cache / peer / "bin" / "python", cache / peer / "installed"
-    requirement = REQUIREMENTS[peer]
+    needed, alone = REQUIREMENTS[peer].split(), ALONE.get(peer, "").split()
+    requirement = " ".join(alone + needed)
     if not (installed.is_file() and installed.read_text() == requirement):
         print(f"installing {requirement} into {cache / peer}", file=sys.stderr, flush=True)
         venv.create(cache / peer, with_pip=True)
         torch_version = torch.__version__.split("+")[0]
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
-        subprocess.run([*pip, *requirement.split(), f"torch=={torch_version}"], check=True)
+        subprocess.run([*pip, *needed, f"torch=={torch_version}"], check=True)
+        if alone:
+            subprocess.run([*pip, "--no-deps", *alone], check=True)
         # Where these come along they are built for another torch, and break what imports them; no peer needs them.
         pip = [python, "-m", "pip", "uninstall", "--quiet", "--yes", "torchvision", "torchaudio"]
         subprocess.run(pip, check=True)

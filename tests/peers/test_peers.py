@@ -1,7 +1,7 @@
 """The interchange formats held against the libraries that they belong to, in both directions.
 
-`make test-peers` runs this and nothing else does: it installs three libraries, each into an environment of its own
-under $SAEFLOW_PEERS (default ~/.cache/saeflow/peers). Everything a peer does happens in one process of that
+`make test-peers` runs this and nothing else does: it installs the libraries, each into an environment of its own under
+$SAEFLOW_PEERS (default ~/.cache/saeflow/peers). Everything a peer does happens in one process of that
 environment, in the script beside this file that has its name.
 """
 

@@ -1,6 +1,7 @@
 """The latent cache as delphi's loader reads it."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from storage.artifacts import ArtifactRef
 from tasks.corpus import token_rows
 from tasks.errors import ExperimentError
 from tasks.exports import delphi
+from tests.peers.environments import python_of
 from tests.tasks.conftest import RESIDUAL
 from tests.tasks.evaluate.subjects import saved, zeros
 from tests.tasks.test_feature_pages import Pages
@@ -44,3 +46,29 @@ def test_a_dictionary_whose_features_nobody_read_is_refused(tmp_path: Path):
     source = artifacts().path(saved(zeros(7)))
     with pytest.raises(ExperimentError, match=r"holds no features of dictionary/.*such as the presets"):
         delphi.write(source, tmp_path / "out", Provenance())
+
+
+@pytest.mark.peers
+@pytest.mark.timeout(1800)
+def test_delphi_finds_every_active_window_with_its_activations(
+    pages: Pages, dictionary: Path, harvested: dict[str, ArtifactRef], tiny_model: Path, tmp_path: Path
+):
+    delphi.write(dictionary, tmp_path / "out", Provenance(model_name="tiny", dataset="stories"))
+    script = Path(__file__).parents[2] / "peers" / "in_delphi.py"
+    told = tmp_path / "told.json"
+    subprocess.run([python_of("delphi"), script, tmp_path / "out" / "latents", tiny_model, told], check=True)
+    records = json.loads(told.read_text())
+
+    windows = 8
+    tokens_WP = np.asarray(token_rows(harvested["tokens"], "held_out")[:]).reshape(-1, windows)
+    codes_WPn = pages.codes().reshape(-1, windows, len(pages.each))
+    active = [latent for latent in range(len(pages.each)) if codes_WPn[..., latent].any()]
+    assert active
+    assert sorted(record["latent"] for record in records) == active
+    for record in records:
+        codes_WP = codes_WPn[..., record["latent"]]
+        assert record["module"] == RESIDUAL
+        assert record["frequency"] == pytest.approx((codes_WP != 0).mean())
+        here = codes_WP.any(1)
+        ours = sorted(zip(tokens_WP[here].tolist(), codes_WP[here].tolist(), strict=True))
+        assert sorted((tokens, activations) for tokens, activations in record["windows"]) == ours

@@ -10,11 +10,13 @@ from types import ModuleType
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sae_core.baselines import ICA, PCA, Identity
 from sae_core.dictionary import Dictionary
 from sae_core.interchange.provenance import Provenance
 from tasks.exports import saebench
+from tests.peers.environments import python_of
 from tests.sae_core.zoo import ZOO, D, noise, with_random_biases
 
 FROM = Provenance("gpt2", "blocks.3.hook_resid_post", 128, prepend_bos=False, dataset="stories")
@@ -84,3 +86,26 @@ def test_it_loads_where_this_project_is_not(tmp_path: Path):
         [sys.executable, "-c", code], cwd=tmp_path / "theirs", capture_output=True, text=True, check=True
     )
     assert not {"sae_core", "tasks", "storage"} & set(told.stdout.split())
+
+
+@pytest.mark.peers
+@pytest.mark.timeout(1800)
+def test_saebench_measures_what_the_dictionaries_do(tmp_path: Path):
+    dictionaries = {name: with_random_biases(ZOO[name]()).float() for name in FITTING}
+    for name, dictionary in dictionaries.items():
+        dictionary.save(tmp_path / "own" / name)
+        saebench.write(tmp_path / "own" / name, tmp_path / "theirs" / name, FROM)
+    script = Path(__file__).parents[2] / "peers" / "in_sae_bench.py"
+    subprocess.run([python_of("sae_bench"), script, tmp_path / "theirs", str(D)], check=True)
+    told = json.loads((tmp_path / "theirs" / "told.json").read_text())
+    assert told.keys() == dictionaries.keys()
+    acts = load_file(tmp_path / "theirs" / "acts.safetensors")["acts"]
+    for name, dictionary in dictionaries.items():
+        metrics, features = told[name]["metrics"], told[name]["features"]
+        codes, rebuilt = dictionary.encode(acts), dictionary(acts)
+        assert metrics["sparsity"]["l0"] == pytest.approx((codes != 0).sum(1).float().mean().item()), name
+        assert metrics["shrinkage"]["l2_norm_out"] == pytest.approx(rebuilt.norm(dim=1).mean().item(), rel=1e-4), name
+        likeness = torch.cosine_similarity(acts, rebuilt).mean().item()
+        assert metrics["reconstruction_quality"]["cossim"] == pytest.approx(likeness, abs=1e-4), name
+        density = (codes > 0).float().mean(0)
+        assert features["feature_density"] == pytest.approx(density.tolist()), name
