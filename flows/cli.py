@@ -229,6 +229,8 @@ def print_result(result: dict[str, Any]) -> None:
         print_table(
             table.title, [{**table.about(row), **shown} for row, shown in zip(table.rows, numbers, strict=True)]
         )
+        for reason in table.reasons():
+            print(f"—  {reason}")
     made = [stage for stage in result["stages"] if not stage["cached"]]
     print(
         f"{len(result['stages'])} stages: {len(result['stages']) - len(made)} found, {len(made)} made "
@@ -269,23 +271,35 @@ UNBOUNDED = 10_000
 def print_table(title: str, rows: list[dict[str, str]]) -> None:
     """Rows of the same columns, the first two of which are words and all others numbers.
 
-    Where so many numbers do not fit beside each other, each row is a table of its own.
+    Where not all numbers fit beside each other, further tables have the rest.
     """
-    table = Table(title=escape(title))  # which may be a regular expression
-    for index, name in enumerate(rows[0]):
-        table.add_column(name.replace("_", " "), justify="left" if index < 2 else "right")
-    for row in rows:
-        table.add_row(*row.values())
+    about, numbers = list(rows[0])[:2], list(rows[0])[2:]
     console = Console(width=max(100, Console().width))
-    if Console(width=UNBOUNDED).measure(table).minimum <= console.width:
-        console.print(table)
-        return
+    while numbers:
+        fitting = len(numbers)
+        while fitting > 1 and not _fits(_table(title, rows, about, numbers[:fitting]), console.width):
+            fitting -= 1
+        console.print(_table(title, rows, about, numbers[:fitting]))
+        numbers = numbers[fitting:]
+
+
+def _table(title: str, rows: list[dict[str, str]], about: list[str], numbers: list[str]) -> Table:
+    table = Table(title=escape(title))  # which may be a regular expression
+    for name in (*about, *numbers):
+        told, widest = name.replace("_", " "), max(len(text) for text in (name, *(row[name] for row in rows)))
+        if name in numbers:
+            table.add_column(told, justify="right", no_wrap=True, min_width=widest)
+        elif any(" " in row[name] for row in rows):
+            table.add_column(told)
+        else:
+            table.add_column(told, no_wrap=True, min_width=widest)
     for row in rows:
-        about, numbers = list(row.values())[:2], list(row.items())[2:]
-        turned = Table(title=escape(f"{title}: {', '.join(about)}"), show_header=False)
-        for name, value in numbers:
-            turned.add_row(name.replace("_", " "), value)
-        console.print(turned)
+        table.add_row(*(row[name] for name in (*about, *numbers)))
+    return table
+
+
+def _fits(table: Table, width: int) -> bool:
+    return Console(width=UNBOUNDED).measure(table).minimum <= width
 
 
 if __name__ == "__main__":

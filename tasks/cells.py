@@ -4,11 +4,22 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+RANDOM_WEIGHTS = "(random weights)"
+"""What stands behind the name of a model that is the control of the one with that name."""
+
 
 def method(entry: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
-    """`topk`, and of which model where the rows are about several."""
-    several = len({row["model"] for row in rows}) > 1
-    return f"{entry['method']}, {entry['model']}" if several else entry["method"]
+    """`topk`, and of which model where the rows are about several: `topk, random weights` of one and its control."""
+    models = {row["model"] for row in rows}
+    if len(models) == 1:
+        return entry["method"]
+    told = [entry["method"]]
+    own, control, _ = entry["model"].partition(f" {RANDOM_WEIGHTS}")
+    if len({model.removesuffix(f" {RANDOM_WEIGHTS}") for model in models}) > 1:
+        told.append(own)
+    if control:
+        told.append(RANDOM_WEIGHTS.strip("()"))
+    return ", ".join(told)
 
 
 def named(entry: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:

@@ -63,7 +63,7 @@ class Side(NamedTuple):
         return f"{self.place}/features.html#{entry.slug}" if shown else None
 
 
-@step(kind=KIND, code_version="2")
+@step(kind=KIND, code_version="3")
 def compare_runs(
     place: Path,
     a: ArtifactRef,

@@ -12,10 +12,8 @@ import torch
 
 from storage.artifacts import ArtifactRef
 from tasks.caching import step
+from tasks.cells import RANDOM_WEIGHTS
 from tasks.language_model import description, load_plain, load_tokenizer
-
-RANDOM_WEIGHTS = "(random weights)"
-"""What stands behind the name of such a model."""
 
 
 @step(kind="model", code_version="1")

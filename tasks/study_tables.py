@@ -47,6 +47,12 @@ class StudyTable:
         """A number with its interval."""
         return with_interval(row[name], row["intervals"].get(name))
 
+    def reasons(self) -> list[str]:
+        """Why numbers are missing, each reason once."""
+        return list(
+            dict.fromkeys(row["undefined"][name] for row in self.rows for name in self.meanings if row[name] is None)
+        )
+
     def shown(self, row: Row) -> dict[str, str]:
         """A row as a person reads it."""
         return {name: cell(row[name]) for name in ABOUT} | {name: self.told(row, name) for name in self.meanings}

@@ -38,7 +38,7 @@ FEWEST = 3
 """Features that a test needs."""
 
 
-@step(kind="comparison", code_version="1")
+@step(kind="comparison", code_version="2")
 def compare_interpretability(
     place: Path, names: tuple[str, ...], evaluations: tuple[ArtifactRef, ...]
 ) -> dict[str, Any]:

@@ -10,10 +10,9 @@ import numpy as np
 from jaxtyping import Float
 
 from storage.tables import read_table
-from tasks.cells import named
+from tasks.cells import RANDOM_WEIGHTS, named
 from tasks.evaluate.interpretability import SCORES, STATISTICS
 from tasks.evaluate.results import correlation
-from tasks.random_model import RANDOM_WEIGHTS
 from tasks.specs import PENALTIES
 from tasks.study_tables import Row
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from tasks.cells import RANDOM_WEIGHTS
 from tasks.evaluate.interpretability_scores import is_sparse
-from tasks.random_model import RANDOM_WEIGHTS
 from tasks.site.material import Study
 from tasks.study_tables import Row, StudyTable
 

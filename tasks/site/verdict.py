@@ -14,8 +14,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tasks.cells import cell, with_interval
-from tasks.random_model import RANDOM_WEIGHTS
+from tasks.cells import RANDOM_WEIGHTS, cell, with_interval
 from tasks.site.headlines import Finding, distance, finding, headline_of, meet
 from tasks.site.material import Material
 from tasks.study_tables import Row

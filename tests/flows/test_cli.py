@@ -60,6 +60,24 @@ def test_a_run_prints_one_json_object_and_the_plan_shows_what_it_made(tiny_yaml:
     assert "to do" not in plan.stdout
 
 
+def test_where_not_all_numbers_fit_more_tables_have_the_rest(capsys: pytest.CaptureFixture[str]):
+    methods = ["topk (expansion=4, k=32)", "topk, random weights (expansion=4, k=32)", "pca (rectify=False)"]
+    numbers = [f"a number called {index}" for index in range(9)]
+    rows = [
+        {"hook point": f"blocks.{layer}.hook_resid_post", "method": name, **dict.fromkeys(numbers, f"{layer} [1, 20]")}
+        for layer in (9, 15)
+        for name in methods
+    ]
+    print_table("ioi", rows)
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    assert [printed.count(number) for number in numbers] == [1] * len(numbers)
+    tables = printed.count("hook point")
+    assert 1 < tables < len(numbers)
+    assert printed.count("blocks.15.hook_resid_post") == len(methods) * tables
+    assert max(map(len, printed.splitlines())) <= 100
+
+
 @pytest.mark.parametrize("numbers", [2, 14])
 def test_no_number_of_a_table_is_cut_off(capsys: pytest.CaptureFixture[str], numbers: int):
     values = {f"number {index}": f"0.{index:02}1 [0.{index:02}0, 0.{index:02}2]" for index in range(numbers)}

@@ -1,6 +1,6 @@
 """Numbers and parameters as pages load them."""
 
-from tasks.cells import all_rounded, method_and_params
+from tasks.cells import RANDOM_WEIGHTS, all_rounded, method, method_and_params
 
 
 def test_numbers_keep_six_digits_whole_ones_and_missing_ones_stay():
@@ -13,3 +13,11 @@ def test_a_dictionary_is_what_it_was_asked_to_be_and_of_a_foreign_one_nothing_is
     assert method_and_params({"baseline": {"method": "pca"}}) == ("pca", {})
     assert method_and_params({"hook_point": "h"}) == (None, {})
     assert spec["dictionary"] == {"method": "topk", "k": 3}
+
+
+def test_a_model_is_told_where_there_are_several_and_a_control_as_that():
+    own, control, other = ({"method": "topk", "model": name} for name in ("a", f"a {RANDOM_WEIGHTS}", "b"))
+    assert method(own, [own]) == method(control, [control]) == "topk"
+    assert [method(entry, [own, control]) for entry in (own, control)] == ["topk", "topk, random weights"]
+    rows = [own, control, other]
+    assert [method(entry, rows) for entry in rows] == ["topk, a", "topk, a, random weights", "topk, b"]

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tasks.cells import RANDOM_WEIGHTS
 from tasks.evaluate.interpretability_comparison import correlations, differences, summary
 from tasks.evaluate.interpretability_drawing import draw_means, draw_moments, draw_violins
 from tasks.evaluate.interpretability_scores import Scored, is_sparse
-from tasks.random_model import RANDOM_WEIGHTS
 
 
 def made_up(

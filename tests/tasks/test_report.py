@@ -97,8 +97,8 @@ def test_no_table_takes_the_place_of_another():
     ]  # fmt: skip
     assert [table.title for table in tables][2:] == ["ioi (prompts=32)", "ioi (prompts=16)"]
     assert [tables[2].about(row)["method"] for row in tables[2].rows] == [
-        "topk, tiny (expansion=2, k=4)",
-        "topk, tiny (random weights) (expansion=2, k=4)",
+        "topk (expansion=2, k=4)",
+        "topk, random weights (expansion=2, k=4)",
     ]
 
 
@@ -120,4 +120,4 @@ def test_a_circuit_of_many_layers_ends_with_the_last():
 def test_the_model_is_told_only_where_there_are_several():
     rows = [study(), study(model="tiny (random weights)")]
     assert named(rows[1], rows[:1]) == "topk (expansion=2, k=4)"
-    assert named(rows[1], rows) == "topk, tiny (random weights) (expansion=2, k=4)"
+    assert named(rows[1], rows) == "topk, random weights (expansion=2, k=4)"

@@ -3,7 +3,7 @@
 import json
 import re
 
-from tasks.random_model import RANDOM_WEIGHTS
+from tasks.cells import RANDOM_WEIGHTS
 from tasks.site.verdict import evaluations, reconstruction, suspicions, verdict
 from tests.tasks.site.made_up import dictionary, material, study
 
@@ -53,12 +53,12 @@ def test_the_best_of_an_evaluation_stands_beside_the_best_baseline_and_the_contr
         study(control, "interpretability", SCORE, score=0.45, intervals={"score": [0.35, 0.55]}),
     )
     told = evaluations(material(topk, pca, control, studies=those))
-    assert "topk, tiny (k=32) at blocks.1.hook_resid_post is the best sparse autoencoder with score 0.5" in told.text
-    assert "best baseline, pca, tiny (k=32)" in told.text
-    assert "control, topk, tiny (random weights): 0.45 [0.35, 0.55]" in told.text
+    assert "topk (k=32) at blocks.1.hook_resid_post is the best sparse autoencoder with score 0.5" in told.text
+    assert "best baseline, pca (k=32)" in told.text
+    assert "control, topk, random weights: 0.45 [0.35, 0.55]" in told.text
     assert [number["score"] for number in told.numbers] == [0.5, 0.25, 0.45]
     suspicious = suspicions(material(topk, pca, control, studies=those)).text
-    assert "the control (topk, tiny (random weights)) has an interval that meets that of the best" in suspicious
+    assert "the control (topk, random weights) has an interval that meets that of the best" in suspicious
 
 
 def test_what_is_undefined_is_no_result():
