@@ -27,7 +27,7 @@ MEANINGS = {
 COLUMNS = ("hook_point", "method", "parameters", *MEANINGS)
 
 
-@step(kind="report", code_version="7")
+@step(kind="report", code_version="8")
 def report(
     place: Path,
     about: About,

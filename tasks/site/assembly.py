@@ -23,10 +23,11 @@ def write_site(place: Path, material: Material, meanings: Mapping[str, str]) -> 
     nav = pages(material)
     shared = {"site": material.about.name, "nav": nav}
     groups = write_plots(place, material)
+    plots = [plot for group in groups for plot in group.plots]
     compared = [comparison(place, number, ref) for number, ref in enumerate(material.comparisons, 1)]
     write_overview(place, material, meanings, groups, compared, write_run(place, material), studies, **shared)
     for table, rows in study_pages(material):
-        page = page_of(place, material, table, rows)
+        page = page_of(place, material, table, rows, plots)
         write_page(
             place, page.name, "study", title=page.title, here=f"{page.name}.html", page=page, about=ABOUT, **shared
         )

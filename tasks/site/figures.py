@@ -38,6 +38,8 @@ class Plot(NamedTuple):
     """As Plotly's JSON."""
     data: tuple[str, ...]
     """The files of the site that hold its numbers."""
+    study: str | None = None
+    """The name of the study that it is about, whose page shows it too."""
 
 
 class Group(NamedTuple):

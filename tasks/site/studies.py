@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from tasks.cells import cell, with_interval
 from tasks.site.circuits import drawn
+from tasks.site.figures import Plot
 from tasks.site.material import Material, Study
 from tasks.study_tables import Row, StudyTable
 
@@ -63,6 +64,7 @@ class Page(NamedTuple):
     title: str
     table: StudyTable
     asked: str
+    plots: Sequence[Plot]
     sections: Sequence[Section]
 
 
@@ -94,11 +96,25 @@ def page_name(table: StudyTable) -> str:
     return f"study-{table.name.replace('_', '-')}"
 
 
-def page_of(place: Path, material: Material, table: StudyTable, rows: Sequence[tuple[Row, Study]]) -> Page:
+def page_of(
+    place: Path, material: Material, table: StudyTable, rows: Sequence[tuple[Row, Study]], plots: Sequence[Plot]
+) -> Page:
     """What a page says; its tables are copied into the site."""
     evaluation = rows[0][1].evaluation
     sections = [SECTIONS[evaluation](_Writer(place, material, row, study)) for row, study in rows]
-    return Page(page_name(table), table.title, table, ASKED[evaluation], sections)
+    own = [plot for plot in plots if plot.study == table.name]
+    return Page(page_name(table), table.title, table, ASKED[evaluation], own, _each_table_once(sections))
+
+
+def _each_table_once(sections: Sequence[Section]) -> list[Section]:
+    """What is the same for several dictionaries, such as prompts, is shown with the first of them."""
+    seen: list[tuple[str, Sequence[Sequence[Cell]]]] = []
+    kept = []
+    for section in sections:
+        new = [table for table in section.tables if (table.caption, table.rows) not in seen]
+        seen += [(table.caption, table.rows) for table in new]
+        kept.append(section._replace(tables=new))
+    return kept
 
 
 class _Writer:

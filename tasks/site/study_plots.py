@@ -124,7 +124,7 @@ def ioi(place: Path, material: Material, marks: Marks) -> Iterator[Plot]:
                         _curves(here, x, marks), told, "KL (nats)",
                         **({"xaxis": logarithmic(line[x] for line in here if line[x])} if x == "features" else {}),
                     ),
-                    (file,),
+                    (file,), table.name,
                 )  # fmt: skip
 
 
@@ -186,6 +186,7 @@ def erasure(place: Path, material: Material, marks: Marks) -> Iterator[Plot]:
                 "from the lowest to the highest",
                 figure(_erased(here, marks), "edit, ‖x' − x‖₂", "P(correct)", **_chance()),
                 (file,),
+                table.name,
             )
 
 

@@ -96,6 +96,8 @@ def test_studies_are_pages_that_lead_to_features(browser: "Browser", made: Made,
         visit = Visit(browser, made.place.as_uri(), width, theme)
         page = visit.opened(file.name)
         assert page.locator("main a[href^='features.html#']").count() > 0, file.name
+        assert (visit.drawn() > 0) == (file.stem in ("study-ioi", "study-erasure")), file.name
+        page.evaluate("scrollTo(0, 0)")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), file.name
         camera(page, f"{file.stem}-{width}", whole=True)
         assert visit.violations() == [], file.name

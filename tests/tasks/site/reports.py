@@ -161,7 +161,7 @@ def made_up_ioi(dictionary: ArtifactRef, model: ArtifactRef) -> ArtifactRef:
         write_table(place / "features.parquet", features)
         # Parquet is UTF-8, which has no halves of surrogate pairs.
         text = "".join([EVIL, *HOSTILE]).encode(errors="replace").decode()
-        prompts = [{"seed": 0, "order": "ABBA", "text": text, "counterfactual": "b", "logit_difference": rng.random()}]
+        prompts = [{"seed": 0, "order": "ABBA", "text": text, "counterfactual": "b", "logit_difference": 1.5}]
         write_table(place / "prompts.parquet", prompts)
         values = {name: rng.uniform(1, 9) for name in ioi.COLUMNS if name != "recovery_at_16"}
         intervals = {name: [value - 0.5, value + 0.5] for name, value in values.items()}

@@ -70,6 +70,16 @@ def test_no_text_of_others_is_markup(tiny_report: Made):
     assert "&lt;script&gt;alert(1)" in (tiny_report.place / "index.html").read_text(), "the parameters"
 
 
+def test_a_study_shows_its_plots_and_what_is_the_same_for_all_once(tiny_report: Made):
+    page = (tiny_report.place / "study-ioi.html").read_text()
+    drawn = re.findall(r'data-plot="([^"]+)"', page)
+    assert drawn
+    assert drawn == [name for name in data(tiny_report.place, "data/plots") if name.startswith("ioi-")]
+    assert page.count("<caption>The features with the largest effect") > 1
+    assert page.count("<caption>Some of the prompts") == 1
+    assert "data-plot" not in (tiny_report.place / "study-pattern-dog-cat.html").read_text()
+
+
 def test_features_are_linked_where_they_can_be_looked_at(tiny_report: Made):
     place = tiny_report.place
     listed = data(place, "data/dictionaries")
