@@ -57,6 +57,7 @@ from tasks.evaluate.subject import load_subject
 from tasks.evaluation_specs import CircuitSpec
 from tasks.language_model import description, load, load_tokenizer
 from tasks.pattern_matches import read_held_out
+from tasks.progress import Progress
 from tasks.rows import LiveFilter, open_store
 
 VERIFIED = 100
@@ -125,13 +126,15 @@ def evaluate_circuit(
     values: Values = {}
     undefined: Reasons = {}
     try:
-        values["target_feature"], sign = find_target(sites[-1], spec)
-        contexts = draw_contexts(
-            bridge, sites[-1], values["target_feature"], sign, spec.contexts, tokenizer.eos_token_id, spec.seed
-        )
-        stack = Stack(bridge, sites, contexts, values["target_feature"])
-        found, undefined = measure(place, stack, spec, lambda token: str(tokenizer.decode([token])))
-        values |= found
+        with Progress("circuit", 4, "parts") as progress:
+            values["target_feature"], sign = find_target(sites[-1], spec)
+            contexts = draw_contexts(
+                bridge, sites[-1], values["target_feature"], sign, spec.contexts, tokenizer.eos_token_id, spec.seed
+            )
+            stack = Stack(bridge, sites, contexts, values["target_feature"])
+            progress.add(1)
+            found, undefined = measure(place, stack, spec, lambda token: str(tokenizer.decode([token])), progress)
+            values |= found
     except NotMeasurable as why:
         undefined = {name: str(why) for name in COLUMNS if name not in values}
     write_metrics(place, "circuit", COLUMNS, values, undefined=undefined)
@@ -155,11 +158,14 @@ def find_target(site: Site, spec: CircuitSpec) -> tuple[int, int]:
     return spec.feature, 1 if f_B.max() >= -f_B.min() else -1
 
 
-def measure(place: Path, stack: Stack, spec: CircuitSpec, text: Callable[[int], str]) -> tuple[Values, Reasons]:
+def measure(
+    place: Path, stack: Stack, spec: CircuitSpec, text: Callable[[int], str], progress: Progress
+) -> tuple[Values, Reasons]:
     """Grow the tree and write its tables and drawing; the numbers of metrics.json, and why some are undefined."""
     if not stack.target.fires_JS.any():
         raise NotMeasurable("in the contexts the target fires on attention sinks alone")
     effects = grow(stack.links, stack.target, spec.children, VERIFIED, STEPS, VERIFIED_EACH)
+    progress.add(1)
     below = stack.sites[-2].hook_point
     if not effects:
         raise NotMeasurable(f"no feature of {below} is active where the target fires")
@@ -185,13 +191,11 @@ def measure(place: Path, stack: Stack, spec: CircuitSpec, text: Callable[[int], 
         reason = f"no feature of {below} has a part in the target"
         return values, undefined | {name: reason for name in COLUMNS if name not in {*values, "target_feature"}}
     generator = torch.Generator().manual_seed(spec.seed)
-    for measured, reasons in (
-        controls(place, stack, effects[0], generator),
-        faithfulness(place, stack, tree_sets(stack, levels), attributions, generator),
-    ):
-        values |= measured
-        undefined |= reasons
-    return values, undefined
+    taken, not_taken = controls(place, stack, effects[0], generator)
+    progress.add(1)
+    kept, not_kept = faithfulness(place, stack, tree_sets(stack, levels), attributions, generator)
+    progress.add(1)
+    return values | taken | kept, undefined | not_taken | not_kept
 
 
 def correlations(effects: Effects) -> tuple[Values, Reasons]:

@@ -24,6 +24,7 @@ from tasks.evaluate.circuit_contexts import Site, Stack, draw_contexts
 from tasks.evaluate.results import NotMeasurable
 from tasks.evaluation_specs import CircuitSpec
 from tasks.pattern_matches import read_held_out
+from tasks.progress import Progress
 from tasks.rows import LiveFilter, open_store
 from tasks.specs import RowFilter
 from tests.conftest import write_model
@@ -247,7 +248,7 @@ def test_a_target_that_is_left_out_where_it_fires_is_a_result_that_says_so(stack
     silent = stack.target._replace(clean_JS=torch.zeros_like(stack.target.clean_JS))
     stack.target = silent
     with pytest.raises(NotMeasurable, match="attention sinks"):
-        measure(tmp_path, stack, CircuitSpec(), str)
+        measure(tmp_path, stack, CircuitSpec(), str, Progress("circuit", 4, "parts"))
 
 
 @planted
