@@ -22,6 +22,8 @@ from tasks.study_tables import Row
 TWICE = 2.0
 DEAD = 0.1
 """A share of dead features above it is told of."""
+NEARLY = 0.1
+"""A control this near to the best, as a share of it, is told of where there are no intervals to say more."""
 
 
 class Sentence(NamedTuple):
@@ -171,9 +173,7 @@ def suspicions(material: Material) -> Sentence:
     found = [*_dead(material), *_short(material), *_control(material), *_undefined(material), *_warned(material)]
     if not found:
         text = f"nothing by these rules: no dictionary has more than {DEAD:.0%} dead features, the corpus is as long "
-        text += (
-            "as asked for, no control is as good as what it stands beside, every result is defined, and there is no "
-        )
+        text += "as asked for, no control is nearly as good as what it stands beside, every result is defined, and there is no "
         return Sentence("Suspicious", [f"{text}warning"], [])
     return Sentence("Suspicious", [text for text, _ in found], [numbers for _, numbers in found])
 
@@ -207,9 +207,13 @@ def _control(material: Material) -> Iterator[tuple[str, Mapping[str, Any]]]:
             continue
         headline, best, control = found.headline, found.best, found.control
         as_good = distance(headline, control.value) <= distance(headline, best.value)
-        overlap = best.interval and control.interval and meet(best.interval, control.interval)
-        if as_good or overlap:
-            how = "is as good as the best" if as_good else "has an interval that meets that of the best"
+        if best.interval and control.interval:
+            near, told = meet(best.interval, control.interval), "has an interval that meets that of the best"
+        else:
+            near = abs(control.value - best.value) <= NEARLY * abs(best.value)
+            told = f"is within {NEARLY:.0%} of the best"
+        if as_good or near:
+            how = "is as good as the best" if as_good else told
             text = f"in {table.title} the control ({found.control_told}) {how}: {headline.told} "
             text += (
                 f"{with_interval(control.value, control.interval)} beside {with_interval(best.value, best.interval)}"

@@ -3,6 +3,8 @@
 import json
 import re
 
+import pytest
+
 from tasks.cells import RANDOM_WEIGHTS
 from tasks.site.verdict import evaluations, reconstruction, suspicions, verdict
 from tests.tasks.site.made_up import dictionary, material, study
@@ -59,6 +61,14 @@ def test_the_best_of_an_evaluation_stands_beside_the_best_baseline_and_the_contr
     assert [number["score"] for number in told.numbers] == [0.5, 0.25, 0.45]
     suspicious = suspicions(material(topk, pca, control, studies=those)).text
     assert "the control (topk, random weights) has an interval that meets that of the best" in suspicious
+
+
+@pytest.mark.parametrize(("score", "said"), [(0.4, None), (0.46, "is within 10% of the best"), (0.5, "is as good as")])
+def test_without_intervals_a_control_near_to_the_best_is_suspicious(score: float, said: str | None):
+    topk, control = dictionary("topk", 0.2), dictionary("topk", 0.4, ref="c", model=f"tiny {RANDOM_WEIGHTS}")
+    those = study(topk, "interpretability", SCORE, score=0.5), study(control, "interpretability", SCORE, score=score)
+    told = suspicions(material(topk, control, studies=those)).text
+    assert (said or "no control is nearly as good") in told
 
 
 def test_what_is_undefined_is_no_result():
