@@ -173,7 +173,8 @@ def suspicions(material: Material) -> Sentence:
     found = [*_dead(material), *_short(material), *_control(material), *_undefined(material), *_warned(material)]
     if not found:
         text = f"nothing by these rules: no dictionary has more than {DEAD:.0%} dead features, the corpus is as long "
-        text += "as asked for, no control is nearly as good as what it stands beside, every result is defined, and there is no "
+        text += "as asked for, no control is nearly as good as what it stands beside, every result is defined, and "
+        text += "there is no "
         return Sentence("Suspicious", [f"{text}warning"], [])
     return Sentence("Suspicious", [text for text, _ in found], [numbers for _, numbers in found])
 
