@@ -229,8 +229,8 @@ def print_result(result: dict[str, Any]) -> None:
         print_table(
             table.title, [{**table.about(row), **shown} for row, shown in zip(table.rows, numbers, strict=True)]
         )
-        for reason in table.reasons():
-            print(f"—  {reason}")
+        for reason, whose in table.reasons().items():
+            print(f"—  {'; '.join(whose)}: {reason}")
     made = [stage for stage in result["stages"] if not stage["cached"]]
     print(
         f"{len(result['stages'])} stages: {len(result['stages']) - len(made)} found, {len(made)} made "
@@ -284,17 +284,21 @@ def print_table(title: str, rows: list[dict[str, str]]) -> None:
 
 
 def _table(title: str, rows: list[dict[str, str]], about: list[str], numbers: list[str]) -> Table:
+    """Only one column may be wrapped: rich takes width from all that may, past the longest word of the narrower."""
+    texts = {name: [row[name].replace(" → ", " →\n") for row in rows] for name in (*about, *numbers)}
+    widths = {
+        name: max(len(line) for text in (name, *texts[name]) for line in text.splitlines() or [""]) for name in texts
+    }
+    wrapped = max(about, key=lambda name: widths[name])
     table = Table(title=escape(title))  # which may be a regular expression
-    for name in (*about, *numbers):
-        told, widest = name.replace("_", " "), max(len(text) for text in (name, *(row[name] for row in rows)))
-        if name in numbers:
-            table.add_column(told, justify="right", no_wrap=True, min_width=widest)
-        elif any(" " in row[name] for row in rows):
+    for name, width in widths.items():
+        told, justify = name.replace("_", " "), "right" if name in numbers else "left"
+        if name == wrapped:
             table.add_column(told)
-        else:
-            table.add_column(told, no_wrap=True, min_width=widest)
-    for row in rows:
-        table.add_row(*(row[name] for name in (*about, *numbers)))
+        else:  # without a least width, rich counts on the longest word of what it then does not wrap
+            table.add_column(told, justify=justify, no_wrap=True, min_width=width)
+    for row in zip(*texts.values(), strict=True):
+        table.add_row(*row)
     return table
 
 

@@ -15,6 +15,7 @@ from storage.artifacts import ArtifactRef
 from storage.errors import DamagedArtifact
 from tasks.baselines import fit_baseline
 from tasks.caching import Step
+from tasks.cells import RANDOM_WEIGHTS
 from tasks.corpus import tokenize
 from tasks.errors import ExperimentError
 from tasks.evaluate.interpretability_comparison import compare_interpretability
@@ -31,7 +32,7 @@ from tasks.train import train
 
 STAGES: tuple[StageName, ...] = get_args(StageName)
 
-RANDOM = " (random weights)"
+RANDOM = f" {RANDOM_WEIGHTS}"
 """What follows the names of the control's jobs."""
 
 

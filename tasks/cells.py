@@ -13,11 +13,11 @@ def method(entry: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     models = {row["model"] for row in rows}
     if len(models) == 1:
         return entry["method"]
+    own = {model: model.removesuffix(f" {RANDOM_WEIGHTS}") for model in models}
     told = [entry["method"]]
-    own, control, _ = entry["model"].partition(f" {RANDOM_WEIGHTS}")
-    if len({model.removesuffix(f" {RANDOM_WEIGHTS}") for model in models}) > 1:
-        told.append(own)
-    if control:
+    if len(set(own.values())) > 1:
+        told.append(own[entry["model"]])
+    if own[entry["model"]] != entry["model"]:
         told.append(RANDOM_WEIGHTS.strip("()"))
     return ", ".join(told)
 

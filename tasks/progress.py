@@ -66,7 +66,7 @@ class Progress:
     def _report(self) -> None:
         rate = self.rate()
         left = max(self.total - self.done, 0)
-        speed = "under way" if not rate else f"{1 / rate:,.0f} s each" if rate < 1 else f"{rate:,.0f} {self.unit}/s"
+        speed = f"{rate:,.0f} {self.unit}/s" if rate >= 1 else f"{1 / rate:,.0f} s each" if rate else "under way"
         end = (
             f"took {clock(time.monotonic() - self.started)}"
             if not left
@@ -94,7 +94,7 @@ class Progress:
 
 def _told_within(run: str, activity: str) -> str:
     """What is done in a task run, without the artifact in brackets that ends the run's name."""
-    run = run.partition(" [")[0]
+    run = run.rpartition(" [")[0] or run
     return run if run.startswith(activity) else f"{run}: {activity}"
 
 

@@ -27,7 +27,7 @@ MEANINGS = {
 COLUMNS = ("hook_point", "method", "parameters", *MEANINGS)
 
 
-@step(kind="report", code_version="9")
+@step(kind="report", code_version="10")
 def report(
     place: Path,
     about: About,

@@ -47,11 +47,15 @@ class StudyTable:
         """A number with its interval."""
         return with_interval(row[name], row["intervals"].get(name))
 
-    def reasons(self) -> list[str]:
-        """Why numbers are missing, each reason once."""
-        return list(
-            dict.fromkeys(row["undefined"][name] for row in self.rows for name in self.meanings if row[name] is None)
-        )
+    def reasons(self) -> dict[str, list[str]]:
+        """Why numbers are missing, and of which dictionaries."""
+        told: dict[str, dict[str, None]] = {}
+        for row in self.rows:
+            whose = " at ".join(reversed(self.about(row).values()))
+            for name in self.meanings:
+                if row[name] is None:
+                    told.setdefault(row["undefined"][name], {})[whose] = None
+        return {reason: list(whose) for reason, whose in told.items()}
 
     def shown(self, row: Row) -> dict[str, str]:
         """A row as a person reads it."""

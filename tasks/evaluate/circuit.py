@@ -188,6 +188,7 @@ def measure(
     correlated, undefined = correlations(effects[0])
     values |= correlated
     if not values["depth"]:
+        progress.add(2)
         reason = f"no feature of {below} has a part in the target"
         return values, undefined | {name: reason for name in COLUMNS if name not in {*values, "target_feature"}}
     generator = torch.Generator().manual_seed(spec.seed)

@@ -23,7 +23,7 @@ TWICE = 2.0
 DEAD = 0.1
 """A share of dead features above it is told of."""
 NEARLY = 0.1
-"""A control this near to the best, as a share of it, is told of where there are no intervals to say more."""
+"""A control that is worse than the best by less than this share is told of, where no intervals say more."""
 
 
 class Sentence(NamedTuple):
@@ -169,7 +169,7 @@ def _called(row: Row) -> str:
 
 
 def suspicions(material: Material) -> Sentence:
-    """Dead features, a short corpus, a control that is as good, results that are not defined."""
+    """Dead features, a short corpus, a control that is nearly as good, results that are not defined."""
     found = [*_dead(material), *_short(material), *_control(material), *_undefined(material), *_warned(material)]
     if not found:
         text = f"nothing by these rules: no dictionary has more than {DEAD:.0%} dead features, the corpus is as long "
@@ -207,11 +207,12 @@ def _control(material: Material) -> Iterator[tuple[str, Mapping[str, Any]]]:
         if found is None or found.control is None:
             continue
         headline, best, control = found.headline, found.best, found.control
-        as_good = distance(headline, control.value) <= distance(headline, best.value)
+        least, there = distance(headline, best.value), distance(headline, control.value)
+        as_good = there <= least
         if best.interval and control.interval:
             near, told = meet(best.interval, control.interval), "has an interval that meets that of the best"
         else:
-            near = abs(control.value - best.value) <= NEARLY * abs(best.value)
+            near = there <= least + NEARLY * abs(least)
             told = f"is within {NEARLY:.0%} of the best"
         if as_good or near:
             how = "is as good as the best" if as_good else told

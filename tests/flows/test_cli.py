@@ -78,6 +78,18 @@ def test_where_not_all_numbers_fit_more_tables_have_the_rest(capsys: pytest.Capt
     assert max(map(len, printed.splitlines())) <= 100
 
 
+def test_of_a_circuit_each_hook_point_stands_on_a_line(capsys: pytest.CaptureFixture[str]):
+    layers = [f"blocks.{layer}.hook_resid_post" for layer in (5, 7, 9)]
+    about = {"hook point": " → ".join(layers), "method": "topk, random weights (expansion=4, k=32)"}
+    print_table("circuit", [{**about, **dict.fromkeys([f"a number called {index}" for index in range(5)], "0.5")}])
+    lines = capsys.readouterr().out.splitlines()
+    assert not any("…" in line for line in lines)
+    tables = sum("hook point" in line for line in lines)
+    assert tables > 1
+    assert [sum(layer in line for line in lines) for layer in layers] == [tables] * 3
+    assert max(map(len, lines)) <= 100
+
+
 @pytest.mark.parametrize("numbers", [2, 14])
 def test_no_number_of_a_table_is_cut_off(capsys: pytest.CaptureFixture[str], numbers: int):
     values = {f"number {index}": f"0.{index:02}1 [0.{index:02}0, 0.{index:02}2]" for index in range(numbers)}

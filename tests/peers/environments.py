@@ -6,6 +6,7 @@ import sys
 import venv
 from pathlib import Path
 
+import pytest
 import torch
 
 REQUIREMENTS = {
@@ -14,12 +15,25 @@ REQUIREMENTS = {
     "sparsify": "eai-sparsify==1.3.3",
     # It takes NumPy 1, which later releases of pyarrow refuse to be imported with.
     "sae_dashboard": "sae-dashboard==0.8.0 pyarrow==19.0.1",
-    "delphi": "eai-sparsify==1.3.3 asyncer blobfile faiss-cpu jaxtyping orjson sentence-transformers simple-parsing",
+    "delphi": "eai-sparsify==1.3.3 sentence-transformers==6.2.0 asyncer blobfile faiss-cpu jaxtyping orjson "
+    "simple-parsing",
     "sae_bench": "sae-lens==6.54.12 numpy<2 pyarrow==19.0.1 datasets<4 beartype seaborn tabulate",
 }
 ALONE = {"delphi": "eai-delphi==0.1.3", "sae_bench": "sae-bench==0.6.0"}
 """Installed without what they ask for: vLLM to read a file, torchvision. Above is what is imported and does not come
 along."""
+
+
+# sparsify decodes with Triton wherever that is installed, with or without a GPU.
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "SPARSIFY_DISABLE_TRITON": "1"}
+
+
+def run_in(peer: str, directory: Path, *arguments: str | Path) -> None:
+    """Run the peer's script beside this file in its environment, in a directory, which it is told first."""
+    script = Path(__file__).with_name(f"in_{peer}.py")
+    command = [python_of(peer), script, directory, *arguments]
+    if subprocess.run(command, env=ENVIRONMENT, cwd=directory, check=False).returncode != 0:
+        pytest.fail(f"{script} failed in {python_of(peer)}: its output is above", pytrace=False)
 
 
 def python_of(peer: str) -> Path:

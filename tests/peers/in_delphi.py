@@ -8,11 +8,11 @@ from delphi.config import ConstructorConfig, SamplerConfig
 from delphi.latents import LatentDataset
 from transformers import AutoTokenizer
 
-cache, tokenizer, told = map(Path, sys.argv[1:])
+here, tokenizer, length = sys.argv[1:]
 dataset = LatentDataset(
-    cache,
+    Path(here) / "latents",
     SamplerConfig(n_examples_train=1, n_examples_test=1, n_quantiles=1, train_type="top"),
-    ConstructorConfig(example_ctx_len=8, min_examples=1, n_non_activating=1),
+    ConstructorConfig(example_ctx_len=int(length), min_examples=1, n_non_activating=1),
     AutoTokenizer.from_pretrained(tokenizer),
 )
 records = [
@@ -24,4 +24,4 @@ records = [
     }
     for record in dataset
 ]
-told.write_text(json.dumps(records))
+(Path(here) / "told.json").write_text(json.dumps(records))

@@ -5,8 +5,6 @@ $SAEFLOW_PEERS (default ~/.cache/saeflow/peers). Everything a peer does happens 
 environment, in the script beside this file that has its name.
 """
 
-import os
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +14,11 @@ from torch import Tensor
 
 from sae_core.interchange import FORMATS, Provenance, detect
 from tests.peers.dictionaries import HELD_BY, random_dictionary, random_rows
-from tests.peers.environments import REQUIREMENTS, python_of
+from tests.peers.environments import REQUIREMENTS, run_in
 
 pytestmark = [pytest.mark.peers, pytest.mark.timeout(1800)]
 
 TOLERANCE = 1e-5
-# sparsify decodes with Triton wherever that is installed, with or without a GPU.
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "SPARSIFY_DISABLE_TRITON": "1"}
 PROVENANCE = Provenance("a-model", "blocks.3.hook_resid_post", 256, False, "package:numpy")
 
 
@@ -43,10 +39,7 @@ def exchange(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     save_file({"rows": random_rows()}, directory / "rows.safetensors")
     for name in HELD_BY[peer]:
         FORMATS[peer].write(random_dictionary(name), directory / "exported" / name, PROVENANCE)
-    script = Path(__file__).with_name(f"in_{peer}.py")
-    ran = subprocess.run([python_of(peer), script, directory], env=ENVIRONMENT, cwd=directory, check=False)
-    if ran.returncode != 0:
-        pytest.fail(f"{script} failed in {python_of(peer)}: its output is above", pytrace=False)
+    run_in(peer, directory)
     made = load_file(directory / "made.safetensors")
     return Exchange(peer, directory, load_file(directory / "exported.safetensors"), made)
 

@@ -34,6 +34,7 @@ def test_what_takes_longer_than_a_second_each_tells_how_long(capsys: pytest.Capt
     ("run", "activity", "name"),
     [
         ("ioi pca blocks.9 [evaluation/72764f8c]", "ioi", "ioi pca blocks.9"),
+        ("pattern [A-Z] topk blocks.9 [evaluation/72764f8c]", "pattern", "pattern [A-Z] topk blocks.9"),
         ("topk blocks.9 [dictionary/72764f8c]", "train", "topk blocks.9: train"),
         ("harvest (random weights) [activations/72764f8c]", "harvest", "harvest (random weights)"),
     ],

@@ -102,6 +102,17 @@ def test_no_table_takes_the_place_of_another():
     ]
 
 
+def test_a_reason_is_told_once_with_those_that_it_is_of():
+    gone = {"columns": {"a": "", "b": ""}, "a": None, "b": None}
+    rows = [
+        study(method="topk", **gone, undefined={"a": "no names", "b": "no names"}),
+        study(method="pca", **gone, undefined={"a": "no names", "b": "too short"}),
+    ]
+    (table,) = study_tables(rows)
+    names = [" at ".join(reversed(table.about(row).values())) for row in table.rows]
+    assert table.reasons() == {"no names": names, "too short": names[1:]}
+
+
 def test_the_dictionaries_of_a_hook_point_stand_together():
     rows = [study(hook_point=at, method=of) for of in ("topk", "pca") for at in ("blocks.9", "blocks.10")]
     told = study_tables(rows)[0].rows

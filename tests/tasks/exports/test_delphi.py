@@ -1,7 +1,6 @@
 """The latent cache as delphi's loader reads it."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from storage.artifacts import ArtifactRef
 from tasks.corpus import token_rows
 from tasks.errors import ExperimentError
 from tasks.exports import delphi
-from tests.peers.environments import python_of
+from tests.peers.environments import run_in
 from tests.tasks.conftest import RESIDUAL
 from tests.tasks.evaluate.subjects import saved, zeros
 from tests.tasks.test_feature_pages import Pages
@@ -54,14 +53,12 @@ def test_delphi_finds_every_active_window_with_its_activations(
     pages: Pages, dictionary: Path, harvested: dict[str, ArtifactRef], tiny_model: Path, tmp_path: Path
 ):
     delphi.write(dictionary, tmp_path / "out", Provenance(model_name="tiny", dataset="stories"))
-    script = Path(__file__).parents[2] / "peers" / "in_delphi.py"
-    told = tmp_path / "told.json"
-    subprocess.run([python_of("delphi"), script, tmp_path / "out" / "latents", tiny_model, told], check=True)
-    records = json.loads(told.read_text())
+    length = 8
+    run_in("delphi", tmp_path / "out", tiny_model, str(length))
+    records = json.loads((tmp_path / "out" / "told.json").read_text())
 
-    windows = 8
-    tokens_WP = np.asarray(token_rows(harvested["tokens"], "held_out")[:]).reshape(-1, windows)
-    codes_WPn = pages.codes().reshape(-1, windows, len(pages.each))
+    tokens_WP = np.asarray(token_rows(harvested["tokens"], "held_out")[:]).reshape(-1, length)
+    codes_WPn = pages.codes().reshape(-1, length, len(pages.each))
     active = [latent for latent in range(len(pages.each)) if codes_WPn[..., latent].any()]
     assert active
     assert sorted(record["latent"] for record in records) == active

@@ -16,7 +16,7 @@ from sae_core.baselines import ICA, PCA, Identity
 from sae_core.dictionary import Dictionary
 from sae_core.interchange.provenance import Provenance
 from tasks.exports import saebench
-from tests.peers.environments import python_of
+from tests.peers.environments import run_in
 from tests.sae_core.zoo import ZOO, D, noise, with_random_biases
 
 FROM = Provenance("gpt2", "blocks.3.hook_resid_post", 128, prepend_bos=False, dataset="stories")
@@ -95,8 +95,7 @@ def test_saebench_measures_what_the_dictionaries_do(tmp_path: Path):
     for name, dictionary in dictionaries.items():
         dictionary.save(tmp_path / "own" / name)
         saebench.write(tmp_path / "own" / name, tmp_path / "theirs" / name, FROM)
-    script = Path(__file__).parents[2] / "peers" / "in_sae_bench.py"
-    subprocess.run([python_of("sae_bench"), script, tmp_path / "theirs", str(D)], check=True)
+    run_in("sae_bench", tmp_path / "theirs", str(D))
     told = json.loads((tmp_path / "theirs" / "told.json").read_text())
     assert told.keys() == dictionaries.keys()
     acts = load_file(tmp_path / "theirs" / "acts.safetensors")["acts"]

@@ -71,6 +71,16 @@ def test_without_intervals_a_control_near_to_the_best_is_suspicious(score: float
     assert (said or "no control is nearly as good") in told
 
 
+@pytest.mark.parametrize(("random", "near"), [(0.554, True), (0.45, True), (0.6, False)])
+def test_of_an_erasure_chance_is_what_the_control_is_near_to(random: float, near: bool):
+    told = {"p_correct": "P(correct)", "p_correct_random": "of the best random direction"}
+    topk = dictionary("topk", 0.2)
+    suspicious = suspicions(
+        material(topk, studies=(study(topk, "erasure", told, p_correct=0.55, p_correct_random=random),))
+    )
+    assert ("in erasure the control" in suspicious.text) == near
+
+
 def test_what_is_undefined_is_no_result():
     topk = dictionary("topk", 0.2)
     those = (study(topk, "interpretability", SCORE),)
