@@ -362,6 +362,7 @@ def test_a_hundred_thousand_features_stay_smooth(visit: Visitor, address: str, c
         page.evaluate(f"location.hash = '#{LARGE.slug}/{feature}'")
         heading(page, f"Feature {feature}")
         page.wait_for_timeout(100)
+    page.locator(".chart .main-svg").first.wait_for()
     took = page.evaluate("""Object.groupBy(performance.getEntriesByType('measure'), each => each.name)""")
     times = {name: [each["duration"] for each in entries] for name, entries in took.items()}
     print({name: [round(each) for each in values] for name, values in times.items()}, "first paint", round(painted))

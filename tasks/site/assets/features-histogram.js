@@ -1,9 +1,11 @@
 "use strict";
-// How strong a feature is where it is active: a chart for the eye, which is drawn after all that is text, and a table
-// for everyone.
+// How strong a feature is where it is active: a chart for the eye, which is drawn after all that is text, when the reader
+// stays, and a table for everyone.
 
 saeflow.histogram = (() => {
   const { element, told } = saeflow;
+  const STAYS = 200; // milliseconds: Plotly takes longer than that to be loaded, and nothing else happens meanwhile
+  let coming; // the timer of the next drawing
   let shown = null; // what to draw again when the theme changes
   let logarithmic = false; // from one feature to the next
 
@@ -91,7 +93,8 @@ saeflow.histogram = (() => {
     );
     const heads = ["from", "to", "tokens"].map((label) => element("th", { scope: "col", class: "number" }, label));
     shown = { place, low, high, counts };
-    requestAnimationFrame(() => setTimeout(redraw));
+    clearTimeout(coming);
+    coming = setTimeout(redraw, STAYS);
     return [
       element("div", { class: "head" }, element("h2", {}, "Activations"), scale),
       place,
@@ -112,6 +115,7 @@ saeflow.histogram = (() => {
 
   /** There is no chart on the page any more. */
   function clear() {
+    clearTimeout(coming);
     shown = null;
   }
 
