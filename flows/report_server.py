@@ -203,8 +203,9 @@ def serve(store: AnyStore, host: str, port: int) -> None:
     import uvicorn
 
     access = Access.at(host)
+    address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/"
+    print(f"Reports are at {address}; ctrl-C ends the server", flush=True)
     if access.token is not None:
-        address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/"
         told = f"{address}?token=$" + TOKEN if os.environ.get(TOKEN) else f"{address}?token={access.token}"
         print(f"'Try it' asks for a token. Once for each browser, open {told}", flush=True)
     uvicorn.run(application(store, access), host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)

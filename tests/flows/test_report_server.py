@@ -198,3 +198,15 @@ def test_comparisons_are_listed_and_served(client: TestClient, store: ArtifactSt
     assert "<script>" not in index
     assert client.get("/comparison/4567abcd/").text == "<h1>both</h1>"
     assert client.get("/comparison/0123abcd/").status_code == 404
+
+
+@pytest.mark.parametrize(("host", "asks"), [("127.0.0.1", False), ("0.0.0.0", True)])
+def test_it_says_where_it_is_and_how_to_get_in(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], host: str, asks: bool
+):
+    monkeypatch.delenv("SAEFLOW_REPORTS_TOKEN", raising=False)
+    monkeypatch.setattr("uvicorn.run", lambda *_, **__: None)
+    report_server.serve(store, host, 4201)
+    said = capsys.readouterr().out
+    assert "http://127.0.0.1:4201/; " in said
+    assert ("?token=" in said) == asks
