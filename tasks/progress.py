@@ -63,10 +63,14 @@ class Progress:
     def _percent(self) -> float:
         return 100.0 * min(self.done / max(self.total, 1), 1.0)
 
+    def _speed(self, rate: float) -> str:
+        if not rate:
+            return "under way"
+        return f"{rate:,.0f} {self.unit}/s" if rate >= 1 else f"{1 / rate:,.0f} s each"
+
     def _report(self) -> None:
         rate = self.rate()
         left = max(self.total - self.done, 0)
-        speed = f"{rate:,.0f} {self.unit}/s" if rate >= 1 else f"{1 / rate:,.0f} s each" if rate else "under way"
         end = (
             f"took {clock(time.monotonic() - self.started)}"
             if not left
@@ -74,7 +78,9 @@ class Progress:
             if rate
             else ""
         )
-        self._say(f"{self._percent():3.0f} %  {self.done:,}/{self.total:,} {self.unit}  {speed}  {end}".rstrip())
+        self._say(
+            f"{self._percent():3.0f} %  {self.done:,}/{self.total:,} {self.unit}  {self._speed(rate)}  {end}".rstrip()
+        )
         if self.artifact is not None:
             with self._server_may_fail():
                 update_progress_artifact(self.artifact, self._percent())

@@ -27,7 +27,7 @@ MEANINGS = {
 COLUMNS = ("hook_point", "method", "parameters", *MEANINGS)
 
 
-@step(kind="report", code_version="11")
+@step(kind="report", code_version="12")
 def report(
     place: Path,
     about: About,

@@ -103,7 +103,6 @@ def write_overview(
         title="Overview", here="index.html", **shared,
         verdict=sentences,
         tables=tables,
-        several_models=len({row["model"] for row in material.rows}) > 1,
         count=len(material.rows),
         groups=groups,
         studies=material.tables,

@@ -44,8 +44,10 @@ class SmallTable(NamedTuple):
     caption: str
     columns: Sequence[Column]
     rows: Sequence[Sequence[Cell]]
+    source: Path
+    """All of it, in the artifact."""
     file: str
-    """All of it."""
+    """The same in the site."""
 
 
 class Section(NamedTuple):
@@ -101,9 +103,13 @@ def page_of(
 ) -> Page:
     """What a page says; its tables are copied into the site."""
     evaluation = rows[0][1].evaluation
-    sections = [SECTIONS[evaluation](_Writer(place, material, row, study)) for row, study in rows]
+    sections = [SECTIONS[evaluation](_Writer(material, row, study)) for row, study in rows]
+    shown = _each_table_once(sections)
+    for section in shown:
+        for small in section.tables:
+            shutil.copyfile(small.source, place / small.file)
     own = [plot for plot in plots if plot.study == table.name]
-    return Page(page_name(table), table.title, table, ASKED[evaluation], own, _each_table_once(sections))
+    return Page(page_name(table), table.title, table, ASKED[evaluation], own, shown)
 
 
 def _each_table_once(sections: Sequence[Section]) -> list[Section]:
@@ -120,8 +126,8 @@ def _each_table_once(sections: Sequence[Section]) -> list[Section]:
 class _Writer:
     """Writes the section of one study."""
 
-    def __init__(self, place: Path, material: Material, row: Row, study: Study) -> None:
-        self.place, self.material, self.row, self.study = place, material, row, study
+    def __init__(self, material: Material, row: Row, study: Study) -> None:
+        self.material, self.row, self.study = material, row, study
         told = f"{row['method']} ({row['parameters']})" if row["parameters"] else row["method"]
         self.title = f"{told} at {row['hook_point']}"
 
@@ -150,12 +156,6 @@ class _Writer:
         level, _, feature = name.partition("/")
         return self.feature(int(feature), int(level))._replace(text=name, number=False)
 
-    def copied(self, file: str) -> str:
-        """The place of one of the study's tables in the site."""
-        name = f"data/{self.row['ref'].partition('/')[2][:8]}_{file}"
-        shutil.copyfile(self.study.place / file, self.place / name)
-        return name
-
     def table(
         self,
         caption: str,
@@ -173,7 +173,8 @@ class _Writer:
             Column(name.replace("_", " "), meaning, any(row[at].number for row in cells))
             for at, (name, meaning) in enumerate(columns.items())
         ]
-        return SmallTable(caption, named, cells, self.copied(file))
+        own = self.row["ref"].partition("/")[2][:8]
+        return SmallTable(caption, named, cells, self.study.place / file, f"data/{own}_{file}")
 
 
 def told(value: object) -> Cell:

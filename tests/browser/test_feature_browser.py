@@ -296,6 +296,7 @@ def test_a_site_that_was_not_copied_whole_says_what_is_missing(browser: "Browser
     visit = Visitor(browser)
     page = visit(torn.as_uri(), f"#{TIDY.slug}/64")
     page.get_by_role("alert").get_by_text("shards/0001.js cannot be loaded").wait_for()
+    assert page.get_by_role("alert").count() == 1
     page = visit(torn.as_uri(), f"#{TIDY.slug}/128")
     page.get_by_role("alert").get_by_text("shards/0002.js holds no data").wait_for()
     page = visit(torn.as_uri(), f"#{LARGE.slug}")
